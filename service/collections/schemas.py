@@ -1,0 +1,146 @@
+"""Collections and searches as the API takes and shows them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.tables import Collection, CollectionVector
+from service.vectors.engine import FieldType, Hit
+
+
+class CollectionRequest(BaseModel):
+    """Make a collection."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "docs", "model": "faq", "indexes": {"lang": "keyword"}}]})
+
+    name: str
+    model: str = Field(description="the model whose live version its searches use; for good")
+    indexes: dict[str, FieldType] = Field(default={}, description="metadata fields that filters will use; they cannot be added later")
+
+
+class DocumentsRequest(BaseModel):
+    """Write documents: a dataset of kind documents, or the rows themselves."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: str | None = None
+    rows: list[dict[str, Any]] | None = Field(default=None, description='[{"id": ..., "text": ..., any metadata}]', max_length=10_000)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "DocumentsRequest":
+        if (self.dataset is None) == (self.rows is None):
+            raise ValueError("give either 'dataset' or 'rows'")
+        return self
+
+
+class DeleteDocumentsRequest(BaseModel):
+    """Delete documents by id or by filter."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[str] | None = Field(default=None, min_length=1, max_length=10_000)
+    filter: dict[str, Any] | None = Field(default=None, description="a Qdrant filter object")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "DeleteDocumentsRequest":
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("give either 'ids' or 'filter'")
+        return self
+
+
+class SearchRequest(BaseModel):
+    """Search by a text or by a vector of the serving version."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"query": "reset my password", "limit": 3, "filter": {"must": [{"key": "metadata.lang", "match": {"value": "en"}}]}}]},
+    )
+
+    query: str | None = None
+    vector: list[float] | None = None
+    limit: int = Field(default=10, ge=1, le=1000)
+    filter: dict[str, Any] | None = Field(default=None, description="a Qdrant filter object over document_id, text_sha256 and metadata.*")
+    version: int | None = Field(default=None, ge=0, description="another version whose vectors are ready here")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "SearchRequest":
+        if (self.query is None) == (self.vector is None):
+            raise ValueError("give either 'query' or 'vector'")
+        return self
+
+
+class VectorNameAnswer(BaseModel):
+    """A named vector: `points` is the exact count after the last write."""
+
+    name: str
+    version: int
+    state: str
+    points: int
+
+
+class CollectionAnswer(BaseModel):
+    """A collection. Who queries Qdrant directly uses `qdrant_collection` and the vector name of `serving`."""
+
+    id: str
+    object: Literal["collection"] = "collection"
+    name: str
+    model: str
+    qdrant_collection: str
+    indexes: dict[str, FieldType]
+    points: int
+    ready: list[str]
+    building: list[str]
+    serving: str
+    vectors: list[VectorNameAnswer]
+    created: int
+
+
+class HitAnswer(BaseModel):
+    """A document that was found; score is the cosine of query and document, -1 to 1."""
+
+    document_id: str
+    chunk: int
+    score: float
+    text: str
+    metadata: dict[str, Any]
+
+
+class SearchAnswer(BaseModel):
+    """Hits, best first, and what they were found with."""
+
+    object: Literal["list"] = "list"
+    data: list[HitAnswer]
+    version: str
+    vector_name: str
+    path: Literal["indexed", "instant"]
+
+
+def collection_answer(row: Collection, model: str, vectors: list[CollectionVector], *, points: int, serving: str) -> CollectionAnswer:
+    """The answer for one collection."""
+    return CollectionAnswer(
+        id=row.name,
+        name=row.name,
+        model=model,
+        qdrant_collection=row.qdrant_collection,
+        indexes=row.indexes,
+        points=points,
+        ready=[vector.vector_name for vector in vectors if vector.state == "ready"],
+        building=[vector.vector_name for vector in vectors if vector.state == "building"],
+        serving=serving,
+        vectors=[
+            VectorNameAnswer(name=vector.vector_name, version=vector.version, state=vector.state, points=vector.points)
+            for vector in vectors
+        ],
+        created=int(row.created_at.timestamp()),
+    )
+
+
+def hit_answer(hit: Hit) -> HitAnswer:
+    """The answer for one hit."""
+    return HitAnswer(
+        document_id=hit.payload["document_id"],
+        chunk=hit.payload["chunk"],
+        score=hit.score,
+        text=hit.payload["text"],
+        metadata=hit.payload["metadata"],
+    )

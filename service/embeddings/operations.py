@@ -1,0 +1,99 @@
+"""Turning texts into a version's vectors for one request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from service.collections.queries import get_collection, serving_version
+from service.embeddings.loaded_models import LoadedModels, VersionFacts
+from service.embeddings.schemas import MAX_CHARACTERS, MAX_INPUTS
+from service.errors import InvalidRequest
+from service.models.queries import served_version
+from service.names import Ref, parse_ref, vector_name
+from service.tables import Model
+from zerogate.encoder_files import Role
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """vectors: (n, dim) float32, unit rows; tokens: read by the encoder, of all texts together."""
+
+    vectors: NDArray[np.float32]
+    tokens: int
+
+
+def choose_version(session: Session, project_id: str, model: str, *, collection: str | None = None) -> VersionFacts:
+    """The version that a request means. With `collection`: the one that this collection serves, and the model must fit it.
+
+    Raises InvalidRequest and NotFound.
+    """
+    ref = parse_ref(model)
+    if collection is None:
+        return served_version(session, project_id, ref)
+    row = get_collection(session, project_id, collection)
+    bound = session.get_one(Model, row.model_id).name
+    serving = serving_version(session, row)
+    if ref.name != bound or ref.version not in (None, serving):
+        raise InvalidRequest(
+            f"collection '{collection}' serves '{bound}@{serving}'; the request names '{ref}'", code="other_model", param="model"
+        )
+    return served_version(session, project_id, Ref(bound, serving))
+
+
+def check_texts(given: Any) -> list[str]:
+    """The texts of OpenAI's `input`. Raises InvalidRequest for anything but 1 to 2,048 texts that are not blank."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts:
+        raise InvalidRequest(f"'input' must be a text or a list of 1 to {MAX_INPUTS} texts", param="input")
+    if len(texts) > MAX_INPUTS:
+        raise InvalidRequest(f"'input' has {len(texts)} texts; at most {MAX_INPUTS} fit one request", param="input")
+    for position, text in enumerate(texts):
+        if isinstance(text, (int, list)):
+            raise InvalidRequest(
+                f"input[{position}] holds token ids; they belong to another vocabulary, so send texts "
+                "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
+                code="token_ids",
+                param="input",
+            )
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidRequest(f"input[{position}] must be a text that is not blank, found {text!r:.60}", param="input")
+        if len(text) > MAX_CHARACTERS:
+            raise InvalidRequest(f"input[{position}] has {len(text)} characters; at most {MAX_CHARACTERS} are taken", param="input")
+        if not _is_unicode(text):
+            raise InvalidRequest(f"input[{position}] holds half of a surrogate pair, which is no character", param="input")
+    return texts
+
+
+def check_dimensions(version: VersionFacts, dimensions: int | None) -> None:
+    """Raise InvalidRequest when another number of dimensions is asked for than the version has."""
+    if dimensions not in (None, version.encoder.dim):
+        raise InvalidRequest(
+            f"'dimensions' is {dimensions}; '{version.model}' has {version.encoder.dim} and cannot be shortened", param="dimensions"
+        )
+
+
+def embed(
+    models: LoadedModels, version: VersionFacts, texts: Sequence[str], *, role: Role, strength: float | None = None
+) -> Embedded:
+    """The version's vectors of the texts, through the cache."""
+    encoder = models.encoder(version.encoder)
+    base = encoder.lookup_or_encode(texts, role=role)
+    return Embedded(models.vectors(version, base, strength=strength), sum(encoder.encoder.count_tokens(texts)))
+
+
+def served_name(version: VersionFacts, strength: float | None) -> str | None:
+    """The named vector whose values these are, or None for a strength of one's own."""
+    own = strength is None or strength == version.strength or version.number == 0
+    return vector_name(version.number) if own else None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

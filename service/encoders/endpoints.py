@@ -1,0 +1,16 @@
+"""GET /v1/encoders."""
+
+from fastapi import APIRouter
+
+from service.encoders.queries import list_encoders
+from service.encoders.schemas import EncoderAnswer, encoder_answer
+from service.http.dependencies import ProjectId, ReadSession
+from service.http.pages import Page
+
+router = APIRouter(prefix="/v1/encoders", tags=["encoders"])
+
+
+@router.get("")
+def list_all(session: ReadSession, project_id: ProjectId) -> Page[EncoderAnswer]:
+    """All encoders of this installation; any of them may be the `encoder` of a new model, or the `model` of an embeddings request."""
+    return Page(data=[encoder_answer(row) for row in list_encoders(session, project_id)], has_more=False)

@@ -1,0 +1,86 @@
+"""Every error the service answers with: a status code, a stable snake_case code and a sentence.
+
+    ServiceError
+      InvalidRequest   400   the request is wrong; `param` names the field
+      NotFound         404   no such thing in this project
+      Conflict         409   the thing is in another state; asking again does not help
+      Busy             409   the same request is still running; asking again helps
+      PayloadTooLarge  413
+      KeyReused        422   an Idempotency-Key came back with another body
+      Unavailable      503   an outside system does not answer; asking again helps
+
+No FastAPI in here: workers raise and store these errors too. `service/http/error_answers.py` turns them into answers.
+"""
+
+
+class ServiceError(Exception):
+    """The root. `message` says what was wrong, what was found and what is allowed."""
+
+    status = 500
+    kind = "api_error"
+    code = "internal_error"
+    retry_after_seconds: int | None = None
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.param = param
+
+
+class InvalidRequest(ServiceError):
+    """The request is wrong; sending it again gives the same answer."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "invalid_request"
+
+
+class NotFound(ServiceError):
+    """There is no such thing in this project."""
+
+    status = 404
+    kind = "not_found_error"
+    code = "not_found"
+
+
+class Conflict(ServiceError):
+    """The thing is in a state that does not allow this; the message names the state and the allowed ones."""
+
+    status = 409
+    kind = "conflict_error"
+    code = "conflict"
+
+
+class Busy(ServiceError):
+    """The same request is still being worked on; ask again after `retry_after_seconds`."""
+
+    status = 409
+    kind = "conflict_error"
+    code = "still_running"
+    retry_after_seconds = 1
+
+
+class PayloadTooLarge(ServiceError):
+    """The body is larger than this route takes."""
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "payload_too_large"
+
+
+class KeyReused(ServiceError):
+    """An Idempotency-Key came back with another body."""
+
+    status = 422
+    kind = "invalid_request_error"
+    code = "idempotency_key_reused"
+
+
+class Unavailable(ServiceError):
+    """An outside system (database, broker, Qdrant, files) does not answer."""
+
+    status = 503
+    kind = "api_error"
+    code = "unavailable"
+    retry_after_seconds = 5

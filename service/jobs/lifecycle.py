@@ -1,0 +1,146 @@
+"""A job's way through its states, guarded by compare-and-set.
+
+    queued --claim--> running --succeed--> succeeded
+      ^ |                | | '--fail-----> failed
+      | '-----cancel-----|-'-------------> cancelled
+      '-----release------'
+
+A claim hands out a *token*, one higher than any before. Every write of a worker names its token; a cancel or a takeover raises
+the row's, so a worker that lost its job cannot write any more: `LeaseLost` tells it to stop. All functions flush and none
+commits.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from service.db import now
+from service.errors import Conflict, ServiceError
+from service.tables import EventLevel, Job, JobEvent, JobKind, JobState
+
+LEASE = timedelta(seconds=30)
+MAX_ATTEMPTS = 5
+CANCELLABLE: frozenset[JobState] = frozenset({"queued", "running"})
+
+
+class LeaseLost(Exception):
+    """The job was cancelled or is another worker's now; whatever was made must not be registered."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a job."""
+
+    job_id: str
+    kind: JobKind
+    token: int
+    attempts: int
+
+
+def claim(session: Session, job_id: str) -> Claim | None:
+    """Take the job if it is queued, or running under a lease that has expired; None when it is neither."""
+    time = now()
+    free = or_(Job.state == "queued", and_(Job.state == "running", Job.lease_expires_at < time))
+    taken = session.execute(
+        update(Job)
+        .where(Job.id == job_id, free)
+        .values(
+            state="running", token=Job.token + 1, attempts=Job.attempts + 1, lease_expires_at=time + LEASE, started_at=time, progress=None
+        )
+        .returning(Job.kind, Job.token, Job.attempts)
+    ).first()
+    if taken is None:
+        return None
+    mine = Claim(job_id, taken.kind, taken.token, taken.attempts)
+    if mine.attempts > MAX_ATTEMPTS:
+        fail(session, mine, code="too_many_attempts", message=f"the worker died {MAX_ATTEMPTS} times while it ran this job; it is given up")
+        return None
+    add_event(session, job_id, f"started (attempt {mine.attempts})")
+    return mine
+
+
+def renew(session: Session, mine: Claim, progress: dict[str, Any] | None) -> None:
+    """Extend the lease and tell how far the work is. Raises LeaseLost."""
+    _write(session, mine, progress=progress, lease_expires_at=now() + LEASE)
+
+
+def succeed(session: Session, mine: Claim, result: dict[str, Any]) -> None:
+    """running -> succeeded. Raises LeaseLost."""
+    _finish(session, mine, state="succeeded", result=result)
+    add_event(session, mine.job_id, "succeeded")
+
+
+def fail(session: Session, mine: Claim, *, code: str, message: str) -> None:
+    """running -> failed, with a reason for the person who asked. Raises LeaseLost."""
+    _finish(session, mine, state="failed", error={"code": code, "message": message})
+    add_event(session, mine.job_id, f"failed: {message}", level="error")
+
+
+def release(session: Session, mine: Claim) -> None:
+    """running -> queued, because this worker is being stopped; the attempt does not count. Raises LeaseLost."""
+    _write(session, mine, state="queued", attempts=Job.attempts - 1, token=Job.token + 1, lease_expires_at=None)
+    add_event(session, mine.job_id, "put back: the worker is being stopped")
+
+
+def cancel(session: Session, job: Job) -> None:
+    """queued or running -> cancelled, at once: the token rises, so a worker that still runs can register nothing.
+
+    Raises Conflict naming the state and the allowed ones.
+    """
+    changed = session.execute(
+        update(Job)
+        .where(Job.id == job.id, Job.state.in_(CANCELLABLE))
+        .values(state="cancelled", token=Job.token + 1, lease_expires_at=None, finished_at=now())
+        .returning(Job.id)
+    ).first()
+    session.refresh(job)
+    if changed is None:
+        raise Conflict(f"job '{job.id}' is {job.state}; only a job that is queued or running can be cancelled", code="job_not_cancellable")
+    add_event(session, job.id, "cancelled")
+
+
+def take_over(session: Session) -> None:
+    """Put every running job back into the queue. Only for a process that is alone on the database (embedded profile)."""
+    for job_id in session.scalars(
+        update(Job).where(Job.state == "running").values(state="queued", token=Job.token + 1, lease_expires_at=None).returning(Job.id)
+    ).all():
+        add_event(session, job_id, "put back: the service was restarted", level="warn")
+
+
+def queued_jobs(session: Session) -> list[tuple[str, JobKind]]:
+    """Ids and kinds of all queued jobs, oldest first."""
+    return [(row.id, row.kind) for row in session.execute(select(Job.id, Job.kind).where(Job.state == "queued").order_by(Job.id))]
+
+
+def add_event(
+    session: Session, job_id: str, message: str, *, level: EventLevel = "info", data: dict[str, Any] | None = None
+) -> None:
+    """Append to the job's events; the numbers have no gaps because the job's row is locked while one is drawn."""
+    number = session.execute(
+        update(Job).where(Job.id == job_id).values(event_count=Job.event_count + 1).returning(Job.event_count)
+    ).scalar_one()
+    session.add(JobEvent(job_id=job_id, number=number, level=level, message=message[:1000], data=data, created_at=now()))
+    session.flush()
+
+
+def error_of(error: Exception) -> dict[str, str]:
+    """Code and message of an error that the person who asked can act on."""
+    code = error.code if isinstance(error, ServiceError) else _snake(type(error).__name__)
+    return {"code": code, "message": str(error)}
+
+
+def _finish(session: Session, mine: Claim, **values: Any) -> None:
+    _write(session, mine, finished_at=now(), lease_expires_at=None, progress=None, **values)
+
+
+def _write(session: Session, mine: Claim, **values: Any) -> None:
+    held = and_(Job.id == mine.job_id, Job.state == "running", Job.token == mine.token)
+    if session.execute(update(Job).where(held).values(**values).returning(Job.id)).first() is None:
+        raise LeaseLost(mine.job_id)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

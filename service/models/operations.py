@@ -1,0 +1,201 @@
+"""Making models, registering versions, and moving what is live forward and back."""
+
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.artifacts import Artifacts
+from service.collections.reheads import schedule_reheads
+from service.db import after_commit, now
+from service.encoders.queries import find_encoder, get_encoder
+from service.errors import Conflict, InvalidRequest
+from service.ids import new_id
+from service.models.queries import find_model, get_promotion, get_version, list_versions, version_before_live
+from service.names import check_name
+from service.queue import JobQueue
+from service.tables import TERMINAL_STATES, Collection, CollectionVector, EncoderRow, Job, Model, Promotion, Version
+
+
+def get_or_create_model(session: Session, project_id: str, name: str, *, encoder: str | None, default_encoder: str) -> Model:
+    """The model of this name, made over the encoder (with its version 0, live) where it is missing.
+
+    Raises InvalidRequest when the name is an encoder's, or the model stands over another encoder; NotFound for the encoder.
+    """
+    model = find_model(session, project_id, check_name(name, param="model"))
+    if model is None:
+        if find_encoder(session, project_id, name) is not None:
+            raise InvalidRequest(f"'{name}' is the name of an encoder; give the model another one", code="name_taken", param="model")
+        return _create_model(session, project_id, name, get_encoder(session, project_id, encoder or default_encoder))
+    own = session.get_one(EncoderRow, model.encoder_id)
+    if encoder is not None and encoder != own.name:
+        get_encoder(session, project_id, encoder)
+        raise InvalidRequest(
+            f"model '{name}' stands over encoder '{own.name}' for good; for '{encoder}' choose another model name",
+            code="other_encoder",
+            param="encoder",
+        )
+    return model
+
+
+def _create_model(session: Session, project_id: str, name: str, encoder: EncoderRow) -> Model:
+    first = Promotion(id=new_id("prm"), action="created", from_version=None, to_version=0, previous_id=None, created_at=now())
+    model = Model(
+        id=new_id("mdl"), project_id=project_id, name=name, encoder_id=encoder.id, promotion_id=first.id, created_at=now()
+    )
+    first.model_id = model.id
+    zero = Version(id=new_id("ver"), model_id=model.id, number=0, manifest={}, scores={}, created_at=now())
+    session.add(model)
+    session.flush()
+    session.add_all([first, zero])
+    session.flush()
+    return model
+
+
+def add_version(
+    session: Session,
+    model_id: str,
+    *,
+    job_id: str,
+    artifact_key: str,
+    strength: float,
+    manifest: dict[str, Any],
+    scores: dict[str, Any],
+    verdict: dict[str, Any],
+) -> Version:
+    """Register the next version of the model. Its number is the last one ever given plus 1."""
+    model = session.scalars(select(Model).filter_by(id=model_id).with_for_update()).one()
+    model.last_version += 1
+    version = Version(
+        id=new_id("ver"),
+        model_id=model.id,
+        number=model.last_version,
+        job_id=job_id,
+        artifact_key=artifact_key,
+        strength=strength,
+        manifest=manifest,
+        scores=scores,
+        verdict=verdict,
+        created_at=now(),
+    )
+    session.add(version)
+    session.flush()
+    return version
+
+
+def passes_promotion_check(version: Version) -> bool:
+    """Whether the version may go live without force: number 0 always, any other when it is better on the task."""
+    return version.number == 0 or (version.verdict is not None and version.verdict["outcome"] == "better")
+
+
+def promote(session: Session, queue: JobQueue, model: Model, number: int, *, force: bool = False) -> Promotion:
+    """Make the version live, and let its vectors be made in every collection of the model. Live already: nothing changes.
+
+    Raises NotFound for an unknown version, Conflict with the numbers when the promotion check says no.
+    """
+    version = get_version(session, model, number)
+    if number == model.live_version:
+        return get_promotion(session, model.promotion_id)
+    if not force and not passes_promotion_check(version):
+        raise Conflict(f"{model.name}@{number} did not pass the promotion check: {_told(version)}; force: true promotes it anyway",
+                       code="promotion_check_failed", param="version")  # fmt: skip
+    row = _record(session, model, "promote", to=number, previous_id=model.promotion_id, forced=force)
+    schedule_reheads(session, queue, model)
+    return row
+
+
+def roll_back(session: Session, queue: JobQueue, model: Model) -> Promotion:
+    """Make live what was live before the current promotion. Raises Conflict where there is nothing to go back to."""
+    target_number = version_before_live(session, model)
+    if target_number is None:
+        raise Conflict(
+            f"{model.name}@{model.live_version} is live and was never preceded by another version: nothing to roll back to",
+            code="nothing_to_roll_back",
+        )
+    current = get_promotion(session, model.promotion_id)
+    target = get_promotion(session, str(current.previous_id))
+    row = _record(session, model, "rollback", to=target.to_version, previous_id=target.previous_id)
+    schedule_reheads(session, queue, model)
+    return row
+
+
+def _record(
+    session: Session, model: Model, action: Any, *, to: int, previous_id: str | None, forced: bool = False
+) -> Promotion:
+    row = Promotion(
+        id=new_id("prm"),
+        model_id=model.id,
+        action=action,
+        from_version=model.live_version,
+        to_version=to,
+        previous_id=previous_id,
+        forced=forced,
+        created_at=now(),
+    )
+    session.add(row)
+    model.live_version = to
+    model.promotion_id = row.id
+    session.flush()
+    return row
+
+
+def _told(version: Version) -> str:
+    verdict = version.verdict
+    if verdict is None:
+        return "it was never judged"
+    return (
+        f"{verdict['score']} changed by {verdict['difference']:+.4f} (95 % interval {verdict['low']:+.4f} to {verdict['high']:+.4f}, "
+        f"{verdict['queries']} queries), which is '{verdict['outcome']}'; 'better' is needed"
+    )
+
+
+def delete_model(session: Session, artifacts: Artifacts, model: Model) -> None:
+    """Remove a model with its versions and history. Raises Conflict while a collection or an unfinished job needs it."""
+    bound = session.scalars(select(Collection.name).filter_by(model_id=model.id)).all()
+    if bound:
+        raise Conflict(f"model '{model.name}' is bound to the collections {', '.join(bound)}; delete them first", code="model_in_use")
+    active = session.scalar(select(func.count()).select_from(Job).where(Job.model_id == model.id, Job.state.not_in(TERMINAL_STATES)))
+    if active:
+        raise Conflict(f"model '{model.name}' has {active} unfinished jobs; cancel them or wait", code="model_in_use")
+    for version in list_versions(session, model.id):
+        _forget_files(session, artifacts, version)
+    session.delete(model)
+    session.flush()
+
+
+def delete_version(session: Session, artifacts: Artifacts, model: Model, number: int) -> None:
+    """Remove a version. Raises Conflict for number 0, and while it is live, next in a roll back, or in a collection."""
+    version = get_version(session, model, number)
+    reason = None
+    if number == 0:
+        reason = "version 0 is the encoder itself"
+    elif number == model.live_version:
+        reason = "it is live"
+    elif _in_history(session, model, number):
+        reason = "a roll back may return to it"
+    elif session.scalar(
+        select(func.count()).select_from(CollectionVector).join(Collection)
+        .where(Collection.model_id == model.id, CollectionVector.version == number)
+    ):  # fmt: skip
+        reason = "a collection holds its vectors"
+    if reason is not None:
+        raise Conflict(f"{model.name}@{number} cannot be deleted: {reason}", code="version_in_use")
+    _forget_files(session, artifacts, version)
+    session.delete(version)
+    session.flush()
+
+
+def _in_history(session: Session, model: Model, number: int) -> bool:
+    """Whether some chain of roll backs from the current promotion returns to this version."""
+    promotion = get_promotion(session, model.promotion_id)
+    while promotion.previous_id is not None:
+        promotion = get_promotion(session, promotion.previous_id)
+        if promotion.to_version == number:
+            return True
+    return False
+
+
+def _forget_files(session: Session, artifacts: Artifacts, version: Version) -> None:
+    key = version.artifact_key
+    if key is not None:
+        after_commit(session, lambda: artifacts.delete(key))

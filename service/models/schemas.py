@@ -1,0 +1,123 @@
+"""Models, versions and promotions as the API takes and shows them."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.tables import EncoderRow, Model, Promotion, PromotionAction, Version
+
+
+class ModelAnswer(BaseModel):
+    """A model, or an encoder (which may be asked for embeddings just so). The first four fields are OpenAI's."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    encoder: str
+    dim: int
+    live_version: int
+    versions: list[int]
+
+
+class VersionAnswer(BaseModel):
+    """A version. scores: of the encoder (`base`) and of this version (`tuned`) on the held-out queries."""
+
+    id: str
+    object: Literal["model.version"] = "model.version"
+    created: int
+    model: str
+    version: int
+    encoder: str
+    live: bool
+    strength: float
+    scores: dict[str, Any]
+    verdict: dict[str, Any] | None
+    job: str | None
+    manifest: dict[str, Any]
+
+
+class PromotionAnswer(BaseModel):
+    """A line of a model's history."""
+
+    id: str
+    object: Literal["promotion"] = "promotion"
+    created: int
+    action: PromotionAction
+    from_version: int | None
+    to_version: int
+    forced: bool
+
+
+class PromoteRequest(BaseModel):
+    """Which version shall be live."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = Field(ge=0)
+    force: bool = Field(default=False, description="promote it even when the promotion check says no")
+
+
+class LiveAnswer(BaseModel):
+    """What is live after a promotion or roll back."""
+
+    object: Literal["model.live"] = "model.live"
+    model: str
+    live_version: int
+    promotion: PromotionAnswer
+
+
+def model_answer(model: Model, encoder: EncoderRow, versions: Sequence[int]) -> ModelAnswer:
+    """The answer for a model."""
+    return ModelAnswer(
+        id=model.name,
+        created=int(model.created_at.timestamp()),
+        owned_by=model.project_id,
+        encoder=encoder.name,
+        dim=encoder.dim,
+        live_version=model.live_version,
+        versions=list(versions),
+    )
+
+
+def encoder_as_model(encoder: EncoderRow) -> ModelAnswer:
+    """The answer for an encoder that is asked for by its own name: a model with version 0 only."""
+    return ModelAnswer(
+        id=encoder.name,
+        created=int(encoder.created_at.timestamp()),
+        owned_by="zerogate",
+        encoder=encoder.name,
+        dim=encoder.dim,
+        live_version=0,
+        versions=[0],
+    )
+
+
+def version_answer(version: Version, model: Model, encoder: EncoderRow) -> VersionAnswer:
+    """The answer for a version."""
+    return VersionAnswer(
+        id=f"{model.name}@{version.number}",
+        created=int(version.created_at.timestamp()),
+        model=model.name,
+        version=version.number,
+        encoder=encoder.name,
+        live=version.number == model.live_version,
+        strength=version.strength,
+        scores=version.scores,
+        verdict=version.verdict,
+        job=version.job_id,
+        manifest=version.manifest,
+    )
+
+
+def promotion_answer(row: Promotion) -> PromotionAnswer:
+    """The answer for a line of the history."""
+    return PromotionAnswer(
+        id=row.id,
+        created=int(row.created_at.timestamp()),
+        action=row.action,
+        from_version=row.from_version,
+        to_version=row.to_version,
+        forced=row.forced,
+    )

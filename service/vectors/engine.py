@@ -1,0 +1,108 @@
+"""The one interface to a vector database. Two engines fill it: `edge.py` (embedded) and `server.py` (Qdrant server).
+
+A *physical* collection holds points with several named vectors: `base`, `v1`, `v2`, ... All use distance Dot on unit vectors,
+which the engine stores bit for bit. An upsert replaces the whole point, as Qdrant's own does: a name left out is lost.
+What lives here knows nothing of models, versions or SQL. Every method blocks. A write that returned survives a killed
+process; a write that raised Unavailable may be partly there, and writing it again is safe. What power loss may take is
+the engine's matter and stands in its file.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FieldType = Literal["keyword", "integer", "float", "bool", "datetime", "text"]
+FIELD_TYPES: tuple[FieldType, ...] = ("keyword", "integer", "float", "bool", "datetime", "text")
+
+Matrix = NDArray[np.float32]  # (n, dim), unit rows
+Payload = dict[str, Any]
+Filter = Mapping[str, Any]  # a Qdrant JSON filter object: {"must": [{"key": "metadata.lang", "match": {"value": "en"}}]}
+
+
+@dataclass(frozen=True)
+class Points:
+    """A batch of whole points: row i of every matrix belongs to ids[i] and payloads[i]."""
+
+    ids: Sequence[str]  # UUIDs
+    vectors: Mapping[str, Matrix]
+    payloads: Sequence[Payload]
+
+
+@dataclass(frozen=True)
+class StoredVectors:
+    """A page of one named vector as stored; row i of `matrix` belongs to ids[i]."""
+
+    ids: Sequence[str]
+    matrix: Matrix
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A point that a search found. `score` is the inner product; `payload` is what was upserted."""
+
+    id: str
+    score: float
+    payload: Payload
+
+
+class VectorEngine(Protocol):
+    """What the service needs of a vector database.
+
+    Raises everywhere: `service.errors.Unavailable` when the engine cannot be reached, `service.errors.InvalidRequest`
+    for a filter, dimension, id, payload or number (NaN, infinity) that the engine must not store, and then nothing is
+    written; `service.errors.NotFound` for an unknown collection or an unknown named vector in `upsert`, `set_vectors`,
+    `scroll` and `search` (`count` gives 0 for it).
+    """
+
+    def create_collection(self, collection: str, *, dim: int, indexes: Mapping[str, FieldType]) -> None:
+        """Make the collection with the named vector `base` and its payload indexes; an existing one is left as it is.
+
+        Raises InvalidRequest when the existing one has another dimension.
+        """
+
+    def drop_collection(self, collection: str) -> None:
+        """Remove the collection and its files; a missing one is fine."""
+
+    def vector_names(self, collection: str) -> set[str]:
+        """The named vectors that exist, `base` included."""
+
+    def add_vector_name(self, collection: str, name: str, *, dim: int) -> None:
+        """Add an empty named vector to a live collection; an existing one is left as it is.
+
+        Raises InvalidRequest when the existing one has another dimension.
+        """
+
+    def drop_vector_name(self, collection: str, name: str) -> None:
+        """Remove a named vector and its values; a missing one is fine."""
+
+    def upsert(self, collection: str, points: Points) -> None:
+        """Write whole points; a point that exists is replaced, names and payload."""
+
+    def set_vectors(self, collection: str, name: str, ids: Sequence[str], matrix: Matrix) -> None:
+        """Set one named vector of existing points and keep everything else. Ids that are not there (any more) are passed over."""
+
+    def payloads(self, collection: str, ids: Sequence[str]) -> dict[str, Payload]:
+        """The payloads of those of the points that exist, by id."""
+
+    def scroll(self, collection: str, name: str, *, batch_size: int = 1000) -> Iterator[StoredVectors]:
+        """All points that have the named vector, in batches ordered by id. Points written meanwhile may or may not appear."""
+
+    def count(self, collection: str, *, having: str | None = None) -> int:
+        """The exact number of points; with `having`, only of those that have this named vector."""
+
+    def delete(self, collection: str, *, ids: Sequence[str] = (), where: Filter | None = None) -> None:
+        """Delete the points with these ids, and those that the filter matches. Missing ids are fine."""
+
+    def search(
+        self, collection: str, name: str, query: NDArray[np.float32], *, limit: int, where: Filter | None = None
+    ) -> list[Hit]:
+        """The `limit` points with the largest inner product of `name` and the (dim,) query, best first."""
+
+    def ping(self) -> None:
+        """Return when the engine answers."""
+
+    def close(self) -> None:
+        """Flush and give the files or connections back."""
