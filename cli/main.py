@@ -37,7 +37,7 @@ def serve(
 
 @app.command()
 def demo(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,  # noqa: FBT002
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep the demo's data in this new folder, to serve it afterwards.")] = None,
 ) -> None:
     """Train a head on the Python standard library's docstrings, and look at what it changes. Takes a minute or two."""

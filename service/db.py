@@ -46,10 +46,10 @@ def now() -> datetime:
 
 
 def make_engine(url: str) -> Engine:
-    """An engine for SQLite or PostgreSQL (`postgresql+psycopg://`)."""
+    """An engine for SQLite or PostgreSQL (`postgresql+psycopg://`). Its errors show no parameters: they hold texts of users."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"check_same_thread": False})
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(url, connect_args={"check_same_thread": False}, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

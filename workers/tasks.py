@@ -31,7 +31,8 @@ def register_tasks(app: Celery, resources: Resources, stopping: threading.Event)
     def run(job_id: str) -> None:
         run_job(resources, job_id, stopping)
 
-    app.task(run, name=TASK_NAME)
+    # Not shared: Celery would otherwise put it into every application of the process, and two services share none.
+    app.task(run, name=TASK_NAME, shared=False)
 
 
 def run_job(resources: Resources, job_id: str, stopping: threading.Event) -> None:

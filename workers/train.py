@@ -5,7 +5,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,13 @@ from service.resources import Resources
 from service.tables import Collection, Dataset, EncoderRow, Job, Model, Version
 from workers.supervision import Supervision
 from zerogate.evaluation import Evaluation
-from zerogate.fitting import Fit
-from zerogate.folded import FoldedHead
 from zerogate.head_files import dump_head
 from zerogate.pairs import PairTask
 from zerogate.recipe import Recipe
 from zerogate.verdict import Verdict
+
+if TYPE_CHECKING:
+    from zerogate.fitting import Fit  # loads torch, which a worker that only publishes never needs
 
 # What "better on the task" is judged by.
 TASK_SCORE = "ndcg@10"
@@ -60,7 +61,7 @@ class _Vectors:
 class _Outcome:
     task: PairTask
     vectors: _Vectors
-    fit: Fit
+    fit: "Fit"
     base: Evaluation
     tuned: Evaluation
     verdict: Verdict
@@ -70,7 +71,7 @@ class _Outcome:
 def run_training(resources: Resources, mine: Claim, supervise: Supervision) -> None:
     """Train the next version and register it, with what follows from it, in one transaction."""
     inputs = _read_inputs(resources, mine)
-    supervise("read", 0, 1)
+    supervise("read the dataset", 0, 1)
     task = _read_task(resources, inputs)
     vectors = _encode(resources, inputs, task, supervise)
     _tell(resources, mine, f"encoded {len(task.anchors) + len(task.documents)} texts in {vectors.seconds:.1f} s")
@@ -117,6 +118,7 @@ def _read_task(resources: Resources, inputs: _Inputs) -> PairTask:
 
 
 def _encode(resources: Resources, inputs: _Inputs, task: PairTask, supervise: Supervision) -> _Vectors:
+    supervise("load the encoder", 0, 1)
     encoder = resources.models.encoder(inputs.encoder)
     started = time.perf_counter()
     anchors = encoder.encode(task.anchors, role="query", on_progress=_stage(supervise, "encode anchors"))
@@ -128,7 +130,7 @@ def _stage(supervise: Supervision, stage: str) -> Callable[[int, int], None]:
     return lambda done, total: supervise(stage, done, total)
 
 
-def _evaluate(task: PairTask, vectors: _Vectors, fit: Fit, supervise: Supervision) -> _Outcome:
+def _evaluate(task: PairTask, vectors: _Vectors, fit: "Fit", supervise: Supervision) -> _Outcome:
     """Score the encoder and the version on the same queries over the same corpus."""
     started = time.perf_counter()
     queries = vectors.anchors[task.queries]

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 import zerogate
 from service.artifacts import Artifacts
-from service.errors import Unavailable
+from service.errors import ServiceError, Unavailable
 from service.settings import Settings
 from zerogate.encoder_files import Role, describe_encoder
+from zerogate.errors import InvalidHead
 from zerogate.folded import FoldedHead
 from zerogate.head_files import HEAD_FILE, load_head
 
@@ -68,7 +69,10 @@ class LoadedModels:
             return FoldedHead.identity(version.encoder.dim)
         if version.version_id not in self._heads:
             weights = self._artifacts.read(f"{version.artifact_key}/{HEAD_FILE}")
-            self._heads[version.version_id] = load_head(weights, version.manifest, encoder_fingerprint=version.encoder.fingerprint)
+            try:
+                self._heads[version.version_id] = load_head(weights, version.manifest, encoder_fingerprint=version.encoder.fingerprint)
+            except InvalidHead as error:  # our file, so not the caller's fault
+                raise ServiceError(f"{version.model}@{version.number} cannot be served: {error}", code="head_damaged") from error
         return self._heads[version.version_id]
 
     def vectors(self, version: VersionFacts, base: NDArray[np.float32], *, strength: float | None = None) -> NDArray[np.float32]:

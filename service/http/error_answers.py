@@ -25,6 +25,8 @@ from zerogate.errors import InvalidFile, InvalidRow, ZerogateError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+NO_RETRY = {"x-should-retry": "false"}  # OpenAI's client would send every 409 twice more
+
 _LONGEST_QUOTE = 60  # characters of the caller's own value that a message repeats
 _LONGEST_PLACE = 200
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -104,9 +106,6 @@ def headers_of(error: ServiceError) -> dict[str, str]:
     if isinstance(error, Conflict) and not isinstance(error, Busy):
         return NO_RETRY
     return {}
-
-
-NO_RETRY = {"x-should-retry": "false"}  # OpenAI's client would send every 409 twice more
 
 
 def _envelope(status: int, body: ErrorBody, headers: Mapping[str, str] | None = None) -> Response:

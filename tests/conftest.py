@@ -1,0 +1,99 @@
+"""What most tests need: the real encoder, and the whole service running in this process and spoken to over HTTP."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cli.serve import serving_in_background
+from service.settings import Settings
+from zerogate import CachedEncoder, EmbeddingCache, Encoder
+
+Start = Callable[..., AbstractContextManager["Client"]]
+
+
+class Client:
+    """A plain HTTP client of a running service, with the few steps that tests repeat."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=60.0)
+
+    def get(self, path: str, **params: Any) -> Any:
+        return self._answer(self.http.get(path, params=params))
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return self._answer(self.http.post(path, json=body or {}))
+
+    def upload(self, rows: Sequence[Mapping[str, Any]], *, kind: str, **params: str) -> Any:
+        body = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        headers = {"content-type": "application/x-ndjson"}
+        return self._answer(self.http.post("/v1/datasets", params={"kind": kind, **params}, content=body, headers=headers))
+
+    def wait(self, job_id: str | None, *, seconds: float = 60.0) -> Any:
+        """The job when it has ended."""
+        assert job_id is not None
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            job = self.get(f"/v1/jobs/{job_id}")
+            if job["state"] not in ("queued", "running"):
+                return job
+            time.sleep(0.05)
+        raise AssertionError(f"job {job_id} is still {job['state']} after {seconds} s: {job['progress']}")
+
+    def wait_for_all(self) -> None:
+        """Return when no job is queued or running."""
+        for state in ("queued", "running"):
+            for job in self.get("/v1/jobs", state=state, limit=100)["data"]:
+                self.wait(job["id"])
+
+    @staticmethod
+    def _answer(response: httpx.Response) -> Any:
+        assert response.is_success, f"{response.status_code} {response.text}"
+        return response.json()
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    """The real all-MiniLM-L6-v2, in fp32: its vectors do not depend on the batch."""
+    return Encoder("all-MiniLM-L6-v2", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def cached_encoder(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CachedEncoder]:
+    """The same encoder with a cache of its own."""
+    cache = EmbeddingCache(tmp_path_factory.mktemp("cache"))
+    yield CachedEncoder(encoder, cache)
+    cache.close()
+
+
+@pytest.fixture(scope="session")
+def shared_cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An embedding cache folder for services that run one after the other (one process may open it once at a time)."""
+    return tmp_path_factory.mktemp("embeddings")
+
+
+@pytest.fixture(scope="session")
+def start() -> Start:
+    """Start a service on a data folder: `with start(tmp_path) as client`. Its encoder runs in fp32."""
+
+    @contextmanager
+    def started(data_dir: Path, **settings: Any) -> Iterator[Client]:
+        chosen = Settings(**{"data_dir": data_dir, "port": 0, "encoder_dtype": "float32", **settings})
+        with serving_in_background(chosen) as url:
+            client = Client(url)
+            with client.http:
+                yield client
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def client(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """One service for all tests that do not mind what others leave in it: use names of your own."""
+    with start(tmp_path_factory.mktemp("service")) as running:
+        yield running
