@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from cli.docstrings import Pair, docstring_pairs, document_rows, pair_rows
 from cli.serve import serving_in_background
@@ -33,6 +35,7 @@ SHOWN_QUERIES = 5
 SHOWN_SCORES = ("mrr@10", "ndcg@10", "recall@10")
 
 _POLL_SECONDS = 0.1
+_LOT = 1
 
 
 @dataclass(frozen=True)
@@ -158,15 +161,17 @@ def _show_scores(console: Console, outcome: _Outcome) -> None:
 
 def _show_searches(console: Console, client: httpx.Client, outcome: _Outcome, pairs: Sequence[Pair]) -> None:
     held_out = [pair for pair in pairs if pair.split == "test"]
-    table = Table(title="\nFive held-out queries, drawn by lot (the document described is marked)", show_lines=True)
-    serving = outcome.collection["serving"]
-    for heading in ("query", "encoder: top 3", f"{outcome.training['result']['version']}: top 3"):
-        table.add_column(heading, max_width=44)
-    for pair in random.Random(1).sample(held_out, SHOWN_QUERIES):
+    console.print(f"\n[bold]{SHOWN_QUERIES} held-out queries, drawn by lot[/] (✓ marks the document that the query describes)")
+    for pair in random.Random(_LOT).sample(held_out, SHOWN_QUERIES):
         base, tuned = (_search(client, pair.anchor, version) for version in (0, None))
-        table.add_row(pair.anchor, _marked(base, pair), _marked(tuned, pair))
-    console.print(table)
-    console.print(f"Both columns come from one collection: its vectors [bold]base[/] and [bold]{serving}[/].")
+        # No rank column and no borders: full names of documents are long, and a terminal may have 80 columns.
+        table = Table("encoder: top 3", f"{outcome.training['result']['version']}: top 3", box=None, expand=True, padding=(0, 2))
+        for left, right in zip_longest(base, tuned, fillvalue=""):
+            table.add_row(_marked(left, pair), _marked(right, pair))
+        console.print(f"\n[italic]{pair.anchor}[/]")
+        console.print(table)
+    serving = outcome.collection["serving"]
+    console.print(f"\nBoth columns come from one collection: its vectors [bold]base[/] and [bold]{serving}[/].")
 
 
 def _search(client: httpx.Client, query: str, version: int | None) -> list[str]:
@@ -174,14 +179,17 @@ def _search(client: httpx.Client, query: str, version: int | None) -> list[str]:
     return [hit["document_id"] for hit in _post(client, f"/v1/collections/{COLLECTION}/search", body)["data"]]
 
 
-def _marked(found: Sequence[str], pair: Pair) -> str:
-    return "\n".join(f"[green]✓ {name}[/]" if name == pair.document_id else f"  {name}" for name in found)
+def _marked(name: str, pair: Pair) -> Text:
+    found = name == pair.document_id
+    return Text(f"{'✓' if found else ' '} {name}", style="green" if found else "", overflow="fold")
 
 
 def _show_collection(console: Console, outcome: _Outcome, keep: Path | None) -> None:
     collection = outcome.collection
     names = ", ".join(outcome.publishing["result"]["vector_names"])
-    console.print(f"\nQdrant collection [bold]{collection['qdrant_collection']}[/]: {collection['points']:,} points, vectors {names}.")
+    console.print(
+        f"Qdrant collection [bold]{collection['qdrant_collection']}[/]: {collection['points']:,} points, vectors {names}."
+    )
     if keep is not None:
         console.print(f"To go on with it: [bold]zerogate serve --data-dir {keep}[/]")
 

@@ -115,5 +115,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict(f"another zerogate process uses the data folder '{folder}'; stop it or choose another", code="folder_in_use") from None
+            raise Conflict(
+                f"another zerogate process uses the data folder '{folder}'; stop it or choose another", code="folder_in_use"
+            ) from None
         yield

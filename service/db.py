@@ -31,12 +31,12 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 (SQLAlchemy passes it)
         if value is not None and value.tzinfo is None:
             raise ValueError("a time without a zone was about to be stored")
         return value.astimezone(UTC) if value is not None else None
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 (SQLAlchemy passes it)
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
@@ -114,7 +114,7 @@ def after_commit(session: Session, action: Callable[[], None]) -> None:
 def _run_after_commit(action: Callable[[], None]) -> None:
     try:
         action()
-    except Exception:  # noqa: BLE001 (the row is committed: a lost message must not turn the answer into an error)
+    except Exception:  # the row is committed: a lost message must not turn the answer into an error
         log.warning("after_commit.failed", exc_info=True)
 
 

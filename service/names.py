@@ -24,7 +24,8 @@ def check_name(name: str, *, param: str = "name") -> str:
     """The name, if it is one. Raises InvalidRequest."""
     if not _NAME.match(name):
         raise InvalidRequest(
-            f"{name!r} is no name: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit (no slash, no '@')",
+            f"{name!r} is no name: use 1 to 63 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit (no slash, no '@')",
             code="invalid_name",
             param=param,
         )
@@ -38,7 +39,9 @@ def parse_ref(text: str, *, param: str = "model") -> Ref:
     if not at:
         return Ref(name, None)
     if not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise InvalidRequest(f"{text!r} names no version: after '@' stands its number, as in '{name}@3'", code="invalid_name", param=param)
+        raise InvalidRequest(
+            f"{text!r} names no version: after '@' stands its number, as in '{name}@3'", code="invalid_name", param=param
+        )
     return Ref(name, int(number))
 
 

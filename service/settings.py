@@ -27,14 +27,18 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ZEROGATE_", env_nested_delimiter="__", extra="ignore", frozen=True)
 
-    data_dir: Path = Field(default=Path("zerogate-data"), description="datasets, heads, and in the embedded profile everything else")
+    data_dir: Path = Field(
+        default=Path("zerogate-data"), description="datasets, heads, and in the embedded profile everything else"
+    )
     cache_dir: Path | None = Field(default=None, description="embedding cache, local to a machine; default data_dir/cache")
     database_url: str | None = Field(default=None, description="default: SQLite in data_dir")
     broker_url: str = Field(default="memory://localhost/", description="memory:// or redis://...")
     qdrant_url: str | None = Field(default=None, description="default: Qdrant Edge in data_dir")
     qdrant_api_key: SecretStr | None = None
     encoders: tuple[EncoderSpec, ...] = (EncoderSpec(name=DEFAULT_ENCODER, source=DEFAULT_ENCODER),)
-    encoder_dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto: bfloat16 where the hardware has it")
+    encoder_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bfloat16 where the hardware has it"
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1, description="largest dataset file")

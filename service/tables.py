@@ -153,7 +153,10 @@ class Promotion(Table):
 
 
 class Job(Table):
-    """One requested piece of long work. `token` rises with every claim, cancel and takeover: whoever holds an old one writes nothing."""
+    """One requested piece of long work.
+
+    `token` rises with every claim, cancel and takeover: whoever holds an old one writes nothing.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_state_lease_expires_at", "state", "lease_expires_at"),)

@@ -71,7 +71,9 @@ def test_a_client_library_is_imported_in_one_place_of_the_service(client: str, p
 
 def test_operations_and_queries_know_nothing_of_http() -> None:
     below = [
-        (file, name) for file, name in arrows("service") if file.name in {"operations.py", "queries.py", "lifecycle.py", "writing.py"}
+        (file, name)
+        for file, name in arrows("service")
+        if file.name in {"operations.py", "queries.py", "lifecycle.py", "writing.py"}
     ]
     assert [f"{file} imports {name}" for file, name in below if name.partition(".")[0] in {"fastapi", "starlette"}] == []
     assert [f"{file} imports {name}" for file, name in below if name.endswith(".endpoints")] == []

@@ -74,7 +74,9 @@ def run_publish(resources: Resources, mine: Claim, supervise: Supervision) -> No
         points = resources.vectors.count(plan.qdrant_collection)
         with resources.database.write() as session:
             record_points(session, collection_id, points=points)
-            add_event(session, mine.job_id, f"{counts.written} documents written, {counts.skipped} unchanged, {points} points now")
+            add_event(
+                session, mine.job_id, f"{counts.written} documents written, {counts.skipped} unchanged, {points} points now"
+            )
             succeed(session, mine, _result(resources, plan, counts, points, seconds=time.perf_counter() - started))
 
 

@@ -1,4 +1,7 @@
-"""The one Celery task: run a job by its id. The row decides whether there is anything to do, so messages may repeat or be late."""
+"""The one Celery task: run a job by its id.
+
+The row decides whether there is anything to do, so messages may repeat or be late.
+"""
 
 import threading
 from collections.abc import Callable

@@ -82,7 +82,12 @@ def run_training(resources: Resources, mine: Claim, supervise: Supervision) -> N
         inputs.recipe,
         on_step=lambda step, steps, _loss: supervise("fit", step, steps),
     )
-    _tell(resources, mine, f"fitted {len(task.train)} pairs in {fit.seconds:.1f} s", {"losses": [round(loss, 5) for loss in fit.losses]})
+    _tell(
+        resources,
+        mine,
+        f"fitted {len(task.train)} pairs in {fit.seconds:.1f} s",
+        {"losses": [round(loss, 5) for loss in fit.losses]},
+    )
     outcome = _evaluate(task, vectors, fit, supervise)
     artifact_key = f"heads/{mine.job_id}/{mine.token}"
     manifest = _store(resources, inputs, outcome, artifact_key)
@@ -155,9 +160,7 @@ def _store(resources: Resources, inputs: _Inputs, outcome: _Outcome, artifact_ke
         "scores": {"base": outcome.base.scores, "tuned": outcome.tuned.scores},
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
-    head = dump_head(
-        outcome.fit.head.blocks(), strength=1.0, encoder_fingerprint=inputs.encoder.fingerprint, facts=facts
-    )
+    head = dump_head(outcome.fit.head.blocks(), strength=1.0, encoder_fingerprint=inputs.encoder.fingerprint, facts=facts)
     resources.artifacts.write(artifact_key, head.files)
     return head.manifest
 

@@ -67,7 +67,8 @@ def load_head(weights: bytes, manifest: Mapping[str, Any], *, encoder_fingerprin
         raise InvalidHead(f"the head's weights are damaged: SHA-256 is {found}, the manifest says {manifest.get('head_sha256')}")
     if manifest.get("encoder_fingerprint") != encoder_fingerprint:
         raise InvalidHead(
-            f"the head belongs to the encoder with fingerprint {manifest.get('encoder_fingerprint')}, not to {encoder_fingerprint}"
+            f"the head belongs to the encoder with fingerprint {manifest.get('encoder_fingerprint')}, "
+            f"not to {encoder_fingerprint}"
         )
     return FoldedHead.fold(_read_blocks(weights, manifest))
 

@@ -69,7 +69,10 @@ def delete(resources: ResourcesDep, project_id: ProjectId, name: str) -> Deleted
 
 @router.post("/{name}/documents", status_code=202)
 def write_documents(resources: ResourcesDep, project_id: ProjectId, name: str, body: DocumentsRequest) -> JobAnswer:
-    """Write documents with all their vectors: a publish job. The same id with the same content is skipped, with another replaced."""
+    """Write documents with all their vectors: a publish job.
+
+    The same id with the same content is skipped, with another replaced.
+    """
     dataset_id = None
     if body.rows is not None:
         with resources.database.read() as session:

@@ -74,7 +74,9 @@ def get_or_create_collection(
         raise InvalidRequest(f"collection '{name}' is bound to model '{own}' for good", code="other_model", param="collection")
     if indexes and dict(indexes) != found.indexes:
         raise InvalidRequest(
-            f"collection '{name}' was made with the indexes {found.indexes}; they cannot be changed", code="other_indexes", param="indexes"
+            f"collection '{name}' was made with the indexes {found.indexes}; they cannot be changed",
+            code="other_indexes",
+            param="indexes",
         )
     return found
 

@@ -19,7 +19,9 @@ def get_collection(session: Session, project_id: str, name: str) -> Collection:
     """The collection of this name. Raises NotFound."""
     collection = find_collection(session, project_id, name)
     if collection is None or collection.deleting:
-        raise NotFound(f"there is no collection '{name}'; GET /v1/collections lists them", code="collection_not_found", param="collection")
+        raise NotFound(
+            f"there is no collection '{name}'; GET /v1/collections lists them", code="collection_not_found", param="collection"
+        )
     return collection
 
 
@@ -30,7 +32,9 @@ def list_collections(session: Session, project_id: str) -> Sequence[Collection]:
 
 def vector_rows(session: Session, collection_id: str) -> Sequence[CollectionVector]:
     """The collection's named vectors, by version."""
-    return session.scalars(select(CollectionVector).filter_by(collection_id=collection_id).order_by(CollectionVector.version)).all()
+    return session.scalars(
+        select(CollectionVector).filter_by(collection_id=collection_id).order_by(CollectionVector.version)
+    ).all()
 
 
 def serving_version(session: Session, collection: Collection) -> int:

@@ -11,11 +11,15 @@ from service.vectors.engine import FieldType, Hit
 class CollectionRequest(BaseModel):
     """Make a collection."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "docs", "model": "faq", "indexes": {"lang": "keyword"}}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "docs", "model": "faq", "indexes": {"lang": "keyword"}}]}
+    )
 
     name: str
     model: str = Field(description="the model whose live version its searches use; for good")
-    indexes: dict[str, FieldType] = Field(default={}, description="metadata fields that filters will use; they cannot be added later")
+    indexes: dict[str, FieldType] = Field(
+        default={}, description="metadata fields that filters will use; they cannot be added later"
+    )
 
 
 class DocumentsRequest(BaseModel):
@@ -24,7 +28,9 @@ class DocumentsRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dataset: str | None = None
-    rows: list[dict[str, Any]] | None = Field(default=None, description='[{"id": ..., "text": ..., any metadata}]', max_length=10_000)
+    rows: list[dict[str, Any]] | None = Field(
+        default=None, description='[{"id": ..., "text": ..., any metadata}]', max_length=10_000
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "DocumentsRequest":
@@ -53,13 +59,23 @@ class SearchRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"query": "reset my password", "limit": 3, "filter": {"must": [{"key": "metadata.lang", "match": {"value": "en"}}]}}]},
+        json_schema_extra={
+            "examples": [
+                {
+                    "query": "reset my password",
+                    "limit": 3,
+                    "filter": {"must": [{"key": "metadata.lang", "match": {"value": "en"}}]},
+                }
+            ]
+        },
     )
 
     query: str | None = None
     vector: list[float] | None = None
     limit: int = Field(default=10, ge=1, le=1000)
-    filter: dict[str, Any] | None = Field(default=None, description="a Qdrant filter object over document_id, text_sha256 and metadata.*")
+    filter: dict[str, Any] | None = Field(
+        default=None, description="a Qdrant filter object over document_id, text_sha256 and metadata.*"
+    )
     version: int | None = Field(default=None, ge=0, description="another version whose vectors are ready here")
 
     @model_validator(mode="after")
@@ -115,7 +131,9 @@ class SearchAnswer(BaseModel):
     path: Literal["indexed", "instant"]
 
 
-def collection_answer(row: Collection, model: str, vectors: list[CollectionVector], *, points: int, serving: str) -> CollectionAnswer:
+def collection_answer(
+    row: Collection, model: str, vectors: list[CollectionVector], *, points: int, serving: str
+) -> CollectionAnswer:
     """The answer for one collection."""
     return CollectionAnswer(
         id=row.name,

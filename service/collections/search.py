@@ -38,7 +38,8 @@ def choose_target(session: Session, project_id: str, name: str, *, version: int 
         ready = [row.version for row in vector_rows(session, collection.id) if row.state == "ready"]
         if version not in ready:
             raise Conflict(
-                f"version {version} of '{model.name}' is not ready in collection '{name}'; ready are {', '.join(map(str, ready))}",
+                f"version {version} of '{model.name}' is not ready in collection '{name}'; "
+                f"ready are {', '.join(map(str, ready))}",
                 code="version_not_ready",
                 param="version",
             )
@@ -48,7 +49,13 @@ def choose_target(session: Session, project_id: str, name: str, *, version: int 
 
 
 def search(
-    resources: Resources, target: Target, *, query: str | None, vector: list[float] | None, limit: int, where: dict[str, Any] | None
+    resources: Resources,
+    target: Target,
+    *,
+    query: str | None,
+    vector: list[float] | None,
+    limit: int,
+    where: dict[str, Any] | None,
 ) -> list[Hit]:
     """The best documents for a text, or for a unit vector of the same version."""
     if query is not None:

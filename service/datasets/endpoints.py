@@ -81,7 +81,9 @@ async def upload(
 
 
 @router.get("")
-def list_all(session: ReadSession, project_id: ProjectId, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[DatasetAnswer]:
+def list_all(
+    session: ReadSession, project_id: ProjectId, after: After = None, limit: Limit = DEFAULT_LIMIT
+) -> Page[DatasetAnswer]:
     """Datasets, newest first."""
     return page(newest_first(session, visible_datasets(project_id), Dataset.id, after=after, limit=limit), dataset_answer)
 

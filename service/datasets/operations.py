@@ -108,7 +108,9 @@ def _documents_id(session: Session, project_id: str, kind: DatasetKind, document
             raise InvalidRequest(f"'documents' belongs to kind queries, found kind {kind}", param="documents")
         return None
     if documents is None:
-        raise InvalidRequest("a dataset of kind queries needs 'documents': the id of the dataset its document ids mean", param="documents")
+        raise InvalidRequest(
+            "a dataset of kind queries needs 'documents': the id of the dataset its document ids mean", param="documents"
+        )
     return get_dataset(session, project_id, documents, kind="documents", param="documents").id
 
 

@@ -17,7 +17,9 @@ def visible_datasets(project_id: str) -> Select[Dataset]:
     return select(Dataset).where(Dataset.project_id == project_id, Dataset.hidden_at.is_(None))
 
 
-def get_dataset(session: Session, project_id: str, ref: str, *, kind: DatasetKind | None = None, param: str = "dataset") -> Dataset:
+def get_dataset(
+    session: Session, project_id: str, ref: str, *, kind: DatasetKind | None = None, param: str = "dataset"
+) -> Dataset:
     """The dataset of this id or name. Raises NotFound, or InvalidRequest when it is of another kind than `kind`."""
     query = visible_datasets(project_id).where(or_(Dataset.id == ref, Dataset.name == ref))
     # A name may look like an id; then the id wins.
@@ -25,7 +27,9 @@ def get_dataset(session: Session, project_id: str, ref: str, *, kind: DatasetKin
     if dataset is None:
         raise NotFound(f"there is no dataset '{ref}'; GET /v1/datasets lists them", code="dataset_not_found", param=param)
     if kind is not None and dataset.kind != kind:
-        raise InvalidRequest(f"dataset '{ref}' is of kind {dataset.kind}; here one of kind {kind} is needed", code="wrong_kind", param=param)
+        raise InvalidRequest(
+            f"dataset '{ref}' is of kind {dataset.kind}; here one of kind {kind} is needed", code="wrong_kind", param=param
+        )
     return dataset
 
 

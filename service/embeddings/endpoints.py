@@ -30,9 +30,7 @@ def create(body: EmbeddingsRequest, resources: ResourcesDep, project_id: Project
 
 
 @router.get("")
-def create_by_get(
-    resources: ResourcesDep, project_id: ProjectId, query: Annotated[EmbeddingsQuery, Query()]
-) -> EmbeddingsAnswer:
+def create_by_get(resources: ResourcesDep, project_id: ProjectId, query: Annotated[EmbeddingsQuery, Query()]) -> EmbeddingsAnswer:
     """The same with the request in the query string; `input` may repeat."""
     return create(EmbeddingsRequest(**query.model_dump()), resources, project_id)
 

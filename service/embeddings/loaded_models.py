@@ -70,7 +70,9 @@ class LoadedModels:
         if version.version_id not in self._heads:
             weights = self._artifacts.read(f"{version.artifact_key}/{HEAD_FILE}")
             try:
-                self._heads[version.version_id] = load_head(weights, version.manifest, encoder_fingerprint=version.encoder.fingerprint)
+                self._heads[version.version_id] = load_head(
+                    weights, version.manifest, encoder_fingerprint=version.encoder.fingerprint
+                )
             except InvalidHead as error:  # our file, so not the caller's fault
                 raise ServiceError(f"{version.model}@{version.number} cannot be served: {error}", code="head_damaged") from error
         return self._heads[version.version_id]

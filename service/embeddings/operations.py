@@ -62,7 +62,9 @@ def check_texts(given: Any) -> list[str]:
         if not isinstance(text, str) or not text.strip():
             raise InvalidRequest(f"input[{position}] must be a text that is not blank, found {text!r:.60}", param="input")
         if len(text) > MAX_CHARACTERS:
-            raise InvalidRequest(f"input[{position}] has {len(text)} characters; at most {MAX_CHARACTERS} are taken", param="input")
+            raise InvalidRequest(
+                f"input[{position}] has {len(text)} characters; at most {MAX_CHARACTERS} are taken", param="input"
+            )
         if not _is_unicode(text):
             raise InvalidRequest(f"input[{position}] holds half of a surrogate pair, which is no character", param="input")
     return texts
@@ -72,7 +74,8 @@ def check_dimensions(version: VersionFacts, dimensions: int | None) -> None:
     """Raise InvalidRequest when another number of dimensions is asked for than the version has."""
     if dimensions not in (None, version.encoder.dim):
         raise InvalidRequest(
-            f"'dimensions' is {dimensions}; '{version.model}' has {version.encoder.dim} and cannot be shortened", param="dimensions"
+            f"'dimensions' is {dimensions}; '{version.model}' has {version.encoder.dim} and cannot be shortened",
+            param="dimensions",
         )
 
 

@@ -11,7 +11,10 @@ Strength = Annotated[float, Field(ge=0.0, le=2.0, description="the dial: 0 gives
 
 
 class EmbeddingsRequest(BaseModel):
-    """OpenAI's request; `input_type`, `strength` and `collection` are ours. Fields of OpenAI's that mean nothing here are ignored."""
+    """OpenAI's request; `input_type`, `strength` and `collection` are ours.
+
+    Fields of OpenAI's that mean nothing here are ignored.
+    """
 
     model_config = ConfigDict(extra="ignore")  # clients send `user` and more
 
@@ -55,7 +58,10 @@ class Usage(BaseModel):
 
 
 class EmbeddingsAnswer(BaseModel):
-    """OpenAI's answer; `version` and `vector_name` are ours (null for a strength of one's own: no collection holds such vectors)."""
+    """OpenAI's answer; `version` and `vector_name` are ours.
+
+    `vector_name` is null for a strength of one's own: no collection holds such vectors.
+    """
 
     object: Literal["list"] = "list"
     data: list[Embedding]

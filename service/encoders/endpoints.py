@@ -12,5 +12,8 @@ router = APIRouter(prefix="/v1/encoders", tags=["encoders"])
 
 @router.get("")
 def list_all(session: ReadSession, project_id: ProjectId) -> Page[EncoderAnswer]:
-    """All encoders of this installation; any of them may be the `encoder` of a new model, or the `model` of an embeddings request."""
+    """All encoders of this installation.
+
+    Any of them may be the `encoder` of a new model, or the `model` of an embeddings request.
+    """
     return Page(data=[encoder_answer(row) for row in list_encoders(session, project_id)], has_more=False)

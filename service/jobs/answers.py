@@ -17,7 +17,9 @@ def answers_for(session: Session, jobs: list[Job]) -> list[JobAnswer]:
     """The same for a page of jobs, in three SELECTs."""
     models = dict(session.execute(select(Model.id, Model.name).where(Model.id.in_({job.model_id for job in jobs}))).all())
     collections = dict(
-        session.execute(select(Collection.id, Collection.name).where(Collection.id.in_({job.collection_id for job in jobs}))).all()
+        session.execute(
+            select(Collection.id, Collection.name).where(Collection.id.in_({job.collection_id for job in jobs}))
+        ).all()
     )
     published = children(session, [job.id for job in jobs])
     return [

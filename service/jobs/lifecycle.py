@@ -48,7 +48,12 @@ def claim(session: Session, job_id: str) -> Claim | None:
         update(Job)
         .where(Job.id == job_id, free)
         .values(
-            state="running", token=Job.token + 1, attempts=Job.attempts + 1, lease_expires_at=time + LEASE, started_at=time, progress=None
+            state="running",
+            token=Job.token + 1,
+            attempts=Job.attempts + 1,
+            lease_expires_at=time + LEASE,
+            started_at=time,
+            progress=None,
         )
         .returning(Job.kind, Job.token, Job.attempts)
     ).first()
@@ -56,7 +61,12 @@ def claim(session: Session, job_id: str) -> Claim | None:
         return None
     mine = Claim(job_id, taken.kind, taken.token, taken.attempts)
     if mine.attempts > MAX_ATTEMPTS:
-        fail(session, mine, code="too_many_attempts", message=f"the worker died {MAX_ATTEMPTS} times while it ran this job; it is given up")
+        fail(
+            session,
+            mine,
+            code="too_many_attempts",
+            message=f"the worker died {MAX_ATTEMPTS} times while it ran this job; it is given up",
+        )
         return None
     add_event(session, job_id, f"started (attempt {mine.attempts})")
     return mine
@@ -98,14 +108,19 @@ def cancel(session: Session, job: Job) -> None:
     ).first()
     session.refresh(job)
     if changed is None:
-        raise Conflict(f"job '{job.id}' is {job.state}; only a job that is queued or running can be cancelled", code="job_not_cancellable")
+        raise Conflict(
+            f"job '{job.id}' is {job.state}; only a job that is queued or running can be cancelled", code="job_not_cancellable"
+        )
     add_event(session, job.id, "cancelled")
 
 
 def take_over(session: Session) -> None:
     """Put every running job back into the queue. Only for a process that is alone on the database (embedded profile)."""
     for job_id in session.scalars(
-        update(Job).where(Job.state == "running").values(state="queued", token=Job.token + 1, lease_expires_at=None).returning(Job.id)
+        update(Job)
+        .where(Job.state == "running")
+        .values(state="queued", token=Job.token + 1, lease_expires_at=None)
+        .returning(Job.id)
     ).all():
         add_event(session, job_id, "put back: the service was restarted", level="warn")
 

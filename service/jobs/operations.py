@@ -42,9 +42,7 @@ def submit_training(
     found = _trainable(session, project_id, dataset, param="dataset")
     judged_by = None if evaluation is None else _trainable(session, project_id, evaluation, param="evaluation")
     chosen = Recipe.from_dict(recipe or {})
-    row = get_or_create_model(
-        session, project_id, model, encoder=encoder, default_encoder=resources.settings.default_encoder
-    )
+    row = get_or_create_model(session, project_id, model, encoder=encoder, default_encoder=resources.settings.default_encoder)
     request: dict[str, Any] = {
         "evaluation_id": None if judged_by is None else judged_by.id,
         "recipe": chosen.to_dict(),

@@ -28,7 +28,9 @@ class JobRequest(BaseModel):
     model: str = Field(description="name of the model; made where it is missing")
     dataset: str = Field(description="id or name of a dataset of kind pairs")
     encoder: str | None = Field(default=None, description="of a new model; default: the installation's first")
-    evaluation: str | None = Field(default=None, description="id or name of a dataset to judge by; default: the held-out rows of `dataset`")
+    evaluation: str | None = Field(
+        default=None, description="id or name of a dataset to judge by; default: the held-out rows of `dataset`"
+    )
     recipe: Literal["auto"] | dict[str, Any] = Field(default="auto", description="`auto`, or numbers that replace the defaults")
     publish: PublishRequest | None = None
     promote: Literal["if_better", "always", "never"] = "if_better"

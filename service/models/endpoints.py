@@ -77,7 +77,9 @@ def look_at_version(session: ReadSession, project_id: ProjectId, name: str, numb
 
 
 @router.post("/{name}/promote")
-def make_live(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, name: str, body: PromoteRequest) -> LiveAnswer:
+def make_live(
+    session: WriteSession, resources: ResourcesDep, project_id: ProjectId, name: str, body: PromoteRequest
+) -> LiveAnswer:
     """Make a version live. 409 with the numbers when the promotion check says no; `force` promotes it anyway.
 
     Searches use it in every collection of the model as soon as its vectors are there; until then they use the one before.

@@ -25,7 +25,9 @@ def get_or_create_model(session: Session, project_id: str, name: str, *, encoder
     model = find_model(session, project_id, check_name(name, param="model"))
     if model is None:
         if find_encoder(session, project_id, name) is not None:
-            raise InvalidRequest(f"'{name}' is the name of an encoder; give the model another one", code="name_taken", param="model")
+            raise InvalidRequest(
+                f"'{name}' is the name of an encoder; give the model another one", code="name_taken", param="model"
+            )
         return _create_model(session, project_id, name, get_encoder(session, project_id, encoder or default_encoder))
     own = session.get_one(EncoderRow, model.encoder_id)
     if encoder is not None and encoder != own.name:
@@ -97,7 +99,8 @@ def promote(session: Session, queue: JobQueue, model: Model, number: int, *, for
     if number == model.live_version:
         return get_promotion(session, model.promotion_id)
     if not force and not passes_promotion_check(version):
-        raise Conflict(f"{model.name}@{number} did not pass the promotion check: {_told(version)}; force: true promotes it anyway",
+        raise Conflict(f"{model.name}@{number} did not pass the promotion check: {_told(version)}; "
+                       "force: true promotes it anyway",
                        code="promotion_check_failed", param="version")  # fmt: skip
     row = _record(session, model, "promote", to=number, previous_id=model.promotion_id, forced=force)
     schedule_reheads(session, queue, model)
@@ -119,9 +122,7 @@ def roll_back(session: Session, queue: JobQueue, model: Model) -> Promotion:
     return row
 
 
-def _record(
-    session: Session, model: Model, action: Any, *, to: int, previous_id: str | None, forced: bool = False
-) -> Promotion:
+def _record(session: Session, model: Model, action: Any, *, to: int, previous_id: str | None, forced: bool = False) -> Promotion:
     row = Promotion(
         id=new_id("prm"),
         model_id=model.id,
@@ -144,8 +145,9 @@ def _told(version: Version) -> str:
     if verdict is None:
         return "it was never judged"
     return (
-        f"{verdict['score']} changed by {verdict['difference']:+.4f} (95 % interval {verdict['low']:+.4f} to {verdict['high']:+.4f}, "
-        f"{verdict['queries']} queries), which is '{verdict['outcome']}'; 'better' is needed"
+        f"{verdict['score']} changed by {verdict['difference']:+.4f} "
+        f"(95 % interval {verdict['low']:+.4f} to {verdict['high']:+.4f}, {verdict['queries']} queries), "
+        f"which is '{verdict['outcome']}'; 'better' is needed"
     )
 
 
@@ -153,8 +155,12 @@ def delete_model(session: Session, artifacts: Artifacts, model: Model) -> None:
     """Remove a model with its versions and history. Raises Conflict while a collection or an unfinished job needs it."""
     bound = session.scalars(select(Collection.name).filter_by(model_id=model.id)).all()
     if bound:
-        raise Conflict(f"model '{model.name}' is bound to the collections {', '.join(bound)}; delete them first", code="model_in_use")
-    active = session.scalar(select(func.count()).select_from(Job).where(Job.model_id == model.id, Job.state.not_in(TERMINAL_STATES)))
+        raise Conflict(
+            f"model '{model.name}' is bound to the collections {', '.join(bound)}; delete them first", code="model_in_use"
+        )
+    active = session.scalar(
+        select(func.count()).select_from(Job).where(Job.model_id == model.id, Job.state.not_in(TERMINAL_STATES))
+    )
     if active:
         raise Conflict(f"model '{model.name}' has {active} unfinished jobs; cancel them or wait", code="model_in_use")
     for version in list_versions(session, model.id):
