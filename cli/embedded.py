@@ -4,10 +4,13 @@ import fcntl
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from celery.concurrency.thread import TaskPool
 from celery.worker import WorkController
 from fastapi import FastAPI
 
@@ -95,10 +98,10 @@ def _worker(resources: Resources, name: str, queue_name: str, stopping: threadin
     # An application of its own: which queues are consumed is kept in the application, not in the worker.
     celery = make_celery(resources.settings.broker_url)
     register_tasks(celery, resources, stopping)
-    return WorkController(
+    controller = WorkController(
         app=celery,
         hostname=f"{name}@embedded",
-        pool_cls="threads",
+        pool_cls=_OwnThread,
         concurrency=1,
         queues=[queue_name],
         without_gossip=True,
@@ -106,6 +109,17 @@ def _worker(resources: Resources, name: str, queue_name: str, stopping: threadin
         without_heartbeat=True,
         loglevel="WARNING",
     )
+    # The fast path looks a task up in the application that was started last in this process, whoever received the message.
+    celery.use_fast_trace_task = False
+    return controller
+
+
+class _OwnThread(TaskPool):  # type: ignore[misc]
+    """A pool of one thread in which tasks belong to this worker's application, not to whichever is the process's default."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.executor = ThreadPoolExecutor(max_workers=self.limit, initializer=self.app.set_current)
 
 
 @contextmanager
