@@ -47,16 +47,17 @@ class _Outcome:
     collection: dict[str, Any]
 
 
-def run_demo(*, as_json: bool, keep: Path | None) -> None:
+def run_demo(*, as_json: bool, keep: Path | None, pairs: Sequence[Pair] | None = None) -> None:
     """Run the demo; with as_json the last line printed to standard output is one JSON object.
 
     Embeddings are remembered in the user's cache folder, so that a second run encodes nothing. keep: a new folder for all else.
+    pairs: other pairs than all of the standard library's.
     """
     configure_logging(json=not sys.stderr.isatty())
     logging.getLogger().setLevel(logging.WARNING)  # the bars tell the rest
     console = Console(stderr=as_json)
     console.print("[bold]Zerogate demo[/]: fine-tune a search over the Python standard library, on this machine.\n")
-    pairs = docstring_pairs()
+    pairs = docstring_pairs() if pairs is None else pairs
     console.print(f"{len(pairs):,} documented functions, classes and methods; a quarter of them are held out as test queries.")
     with _folder(keep) as folder:
         settings = Settings(data_dir=folder, cache_dir=_cache_dir(), port=0)
@@ -168,7 +169,7 @@ def _show_searches(console: Console, client: httpx.Client, outcome: _Outcome, pa
         table = Table("encoder: top 3", f"{outcome.training['result']['version']}: top 3", box=None, expand=True, padding=(0, 2))
         for left, right in zip_longest(base, tuned, fillvalue=""):
             table.add_row(_marked(left, pair), _marked(right, pair))
-        console.print(f"\n[italic]{pair.anchor}[/]")
+        console.print(Text(f"\n{pair.anchor}", style="italic"))
         console.print(table)
     serving = outcome.collection["serving"]
     console.print(f"\nBoth columns come from one collection: its vectors [bold]base[/] and [bold]{serving}[/].")

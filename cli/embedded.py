@@ -10,21 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 from celery.concurrency.thread import TaskPool
 from celery.worker import WorkController
 from fastapi import FastAPI
 
 from cli.migrate import migrate
+from service.collections.operations import delete_collection
+from service.collections.queries import unfinished_deletions
+from service.datasets.queries import artifact_keys as dataset_files
 from service.embeddings.loaded_models import EncoderFacts
-from service.encoders.operations import ensure_project, register_encoder
+from service.encoders.operations import describe, ensure_project, register_encoder
 from service.encoders.queries import facts_of
 from service.errors import Conflict
-from service.jobs.lifecycle import queued_jobs, take_over
+from service.jobs.lifecycle import take_over
 from service.main import create_app
+from service.models.queries import artifact_keys as version_files
 from service.queue import QUEUES, CeleryQueue, make_celery
 from service.resources import DEFAULT_PROJECT, Resources, open_resources
 from service.settings import Settings
+from workers.sweep import sweep, sweep_until
 from workers.tasks import register_tasks
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 20.0
 
@@ -51,30 +59,35 @@ def embedded_service(settings: Settings) -> Iterator[EmbeddedService]:
         queue = CeleryQueue(make_celery(settings.broker_url), prefix=f"{uuid.uuid4().hex[:8]}-")
         resources = open_resources(settings, queue)
         stack.callback(resources.close)
-        resources.artifacts.clear_scratch()
         migrate(resources.database.engine)
         encoders = _register_encoders(resources)
         stack.enter_context(_workers(resources, queue, stopping))
-        _resume(resources)
+        _go_on(resources)
+        threading.Thread(target=sweep_until, args=[stopping, resources.database, resources.queue], daemon=True).start()
         # The first import and load takes some seconds: better now than in the first request. `encoder` waits for it.
         threading.Thread(target=resources.models.encoder, args=[encoders[0]], daemon=True).start()
         yield EmbeddedService(create_app(resources, stopping=stopping), resources, stopping)
 
 
 def _register_encoders(resources: Resources) -> list[EncoderFacts]:
+    found = [(spec, describe(spec)) for spec in resources.settings.encoders]  # reads 90 MB each: not inside a transaction
     with resources.database.write() as session:
         ensure_project(session, DEFAULT_PROJECT)
-        return [facts_of(register_encoder(session, DEFAULT_PROJECT, spec)) for spec in resources.settings.encoders]
+        return [facts_of(register_encoder(session, DEFAULT_PROJECT, spec, files)) for spec, files in found]
 
 
-def _resume(resources: Resources) -> None:
-    """This process is alone on the data folder, so whatever is `running` belongs to a process that is gone."""
+def _go_on(resources: Resources) -> None:
+    """Take up what the last process left. This one is alone on the folder, so whatever is `running` or half-made is its own."""
     with resources.database.write() as session:
         take_over(session)
-    with resources.database.read() as session:
-        waiting = queued_jobs(session)
-    for job_id, kind in waiting:
-        resources.queue.send(job_id, kind)
+        known = dataset_files(session) | version_files(session)
+        deleting = unfinished_deletions(session)
+    orphans = resources.artifacts.tidy(known)
+    if orphans:
+        log.warning("artifacts.tidied", keys=orphans)
+    for collection_id in deleting:
+        delete_collection(resources.database, resources.vectors, collection_id)
+    sweep(resources.database, resources.queue)
 
 
 @contextmanager
@@ -124,6 +137,7 @@ class _OwnThread(TaskPool):  # type: ignore[misc]
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
+    """Keep every other process off the folder; the lock goes with the process, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as stream:
         try:

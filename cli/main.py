@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from service.errors import ServiceError
 from service.settings import Settings
@@ -63,8 +65,14 @@ def main() -> None:
     try:
         app()
     except (ServiceError, ZerogateError) as error:
-        Console(stderr=True).print(f"[red]zerogate:[/] {error}")
-        sys.exit(1)
+        _tell(str(error))
+    except ValidationError as error:  # of the settings: from the environment or the command line
+        _tell("; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()))
+
+
+def _tell(problem: str) -> None:
+    Console(stderr=True).print(f"[red]zerogate:[/] {escape(problem)}", soft_wrap=True)
+    sys.exit(1)
 
 
 def _settings(**given: object) -> Settings:

@@ -7,9 +7,9 @@ with other content, because keys hold identifiers that are given once.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from service.errors import NotFound
 
@@ -71,10 +71,20 @@ class Artifacts:
         else:
             path.unlink(missing_ok=True)
 
-    def clear_scratch(self) -> None:
-        """Remove what a killed process left half-made. Only for a process that is alone on the folder."""
+    def tidy(self, known: Collection[str]) -> list[str]:
+        """Remove what a killed process left: half-made files, and files under keys that no row knows; gives those keys.
+
+        known: keys of files and of folders. Only for a process that is alone on the folder.
+        """
         shutil.rmtree(self._root / _SCRATCH, ignore_errors=True)
         (self._root / _SCRATCH).mkdir(parents=True)
+        orphans = [key for key in self._keys() if key not in known and str(PurePosixPath(key).parent) not in known]
+        for key in orphans:
+            self.delete(key)
+        return orphans
+
+    def _keys(self) -> list[str]:
+        return [path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file()]
 
     def _path(self, key: str) -> Path:
         return self._root / key

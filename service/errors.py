@@ -12,6 +12,9 @@
 No FastAPI in here: workers raise and store these errors too. `service/http/error_answers.py` turns them into answers.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ServiceError(Exception):
     """The root. `message` says what was wrong, what was found and what is allowed."""
@@ -84,3 +87,12 @@ class Unavailable(ServiceError):
     kind = "api_error"
     code = "unavailable"
     retry_after_seconds = 5
+
+
+@contextmanager
+def inside_a_body() -> Iterator[None]:
+    """What a body refers to and is not there makes the request wrong (400); only what the path names is missing (404)."""
+    try:
+        yield
+    except NotFound as error:
+        raise InvalidRequest(error.message, code=error.code, param=error.param) from error

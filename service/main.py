@@ -1,5 +1,6 @@
 """The FastAPI application. Importing it loads neither torch nor sentence-transformers."""
 
+import importlib.metadata
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,9 +31,9 @@ def create_app(resources: Resources, *, stopping: threading.Event | None = None)
     app = FastAPI(
         title="Zerogate",
         summary="Fine-tune text embeddings without breaking them.",
-        version="0.1.0",
+        version=importlib.metadata.version("zerogate"),
         lifespan=lifespan,
-        responses=error_responses(400, 404),
+        responses=error_responses(400, 404, 409, 503),
     )
     app.state.resources = resources
     app.state.stopping = ended

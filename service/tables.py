@@ -205,7 +205,7 @@ class Collection(Table):
     qdrant_collection: Mapped[str] = mapped_column(String(140), unique=True)
     indexes: Mapped[dict[str, Any]]  # payload field -> type
     deleting: Mapped[bool] = mapped_column(default=False)
-    writer_job_id: Mapped[str | None] = mapped_column(String(40))
+    writer: Mapped[str | None] = mapped_column(String(60))  # "job id:token" of the attempt that holds the lease
     writer_expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 

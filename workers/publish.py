@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
@@ -28,7 +28,7 @@ from service.collections.writing import (
 from service.datasets.queries import read_dataset
 from service.db import Database
 from service.errors import Unavailable
-from service.jobs.lifecycle import Claim, add_event, succeed
+from service.jobs.lifecycle import Claim, add_event, held, succeed
 from service.names import vector_name
 from service.resources import Resources
 from service.tables import Dataset, Job
@@ -52,7 +52,6 @@ class _Counts:
 
 def run_publish(resources: Resources, mine: Claim, supervise: Supervision) -> None:
     """Bring the collection up to date: with the job's documents, without those to delete, with the live version's vectors."""
-    started = time.perf_counter()
     with resources.database.read() as session:
         job = session.get_one(Job, mine.job_id)
         collection_id = str(job.collection_id)
@@ -60,17 +59,18 @@ def run_publish(resources: Resources, mine: Claim, supervise: Supervision) -> No
         dataset_key, rows = (None, 0) if dataset is None else (dataset.artifact_key, dataset.rows)
         where: Filter | None = job.request.get("delete")
     counts = _Counts()
-    with _writing(resources.database, collection_id, mine, supervise) as guarded:
-        with resources.database.write() as session:
+    with _writing(resources.database, collection_id, mine, supervise) as keep:
+        started = time.perf_counter()
+        with held(resources.database, mine) as session:
             plan = plan_writing(session, collection_id)
         for version in plan.versions:
             resources.vectors.add_vector_name(plan.qdrant_collection, vector_name(version.number), dim=plan.encoder.dim)
         if where is not None:
             resources.vectors.delete(plan.qdrant_collection, where=where)
         if dataset_key is not None:
-            _write_documents(resources, plan, dataset_key, rows, counts, guarded)
-        _fill_building(resources, plan, counts, guarded)
-        _drop_old(resources, plan)
+            _write_documents(resources, plan, dataset_key, rows, counts, keep)
+        _fill_building(resources, mine, plan, counts, keep)
+        _drop_old(resources, mine, plan)
         points = resources.vectors.count(plan.qdrant_collection)
         with resources.database.write() as session:
             record_points(session, collection_id, points=points)
@@ -80,7 +80,7 @@ def run_publish(resources: Resources, mine: Claim, supervise: Supervision) -> No
             succeed(session, mine, _result(resources, plan, counts, points, seconds=time.perf_counter() - started))
 
 
-class _Guard:
+class _Writer:
     """Supervision that also keeps the right to write to the collection."""
 
     def __init__(self, database: Database, collection_id: str, mine: Claim, supervise: Supervision) -> None:
@@ -96,53 +96,54 @@ class _Guard:
 
     def acquire(self) -> bool:
         with self._database.write() as session:
-            return acquire_writer(session, self._collection_id, self._mine.job_id)
+            return acquire_writer(session, self._collection_id, self._mine)
 
 
 @contextmanager
-def _writing(database: Database, collection_id: str, mine: Claim, supervise: Supervision) -> Iterator[_Guard]:
+def _writing(database: Database, collection_id: str, mine: Claim, supervise: Supervision) -> Iterator[_Writer]:
     """Wait until no other job writes to the collection, and keep it so inside the block."""
-    guard = _Guard(database, collection_id, mine, supervise)
-    while not guard.acquire():
+    writer = _Writer(database, collection_id, mine, supervise)
+    while not writer.acquire():
         supervise("wait for the collection's writer", 0, 1)
         time.sleep(_WAIT_FOR_WRITER_SECONDS)
     try:
-        yield guard
+        yield writer
     finally:
-        with database.write() as session:
-            release_writer(session, collection_id, mine.job_id)
+        # Where the database does not answer, the right expires by itself; that must not hide why the work ended.
+        with suppress(Unavailable), database.write() as session:
+            release_writer(session, collection_id, mine)
 
 
 def _write_documents(
-    resources: Resources, plan: WritingPlan, dataset_key: str, rows: int, counts: _Counts, guarded: _Guard
+    resources: Resources, plan: WritingPlan, dataset_key: str, rows: int, counts: _Counts, keep: _Writer
 ) -> None:
-    guarded("publish", 0, rows)
+    keep("publish", 0, rows)
     for batch in _batches(read_dataset(resources.artifacts, dataset_key)):
         # A batch with the same id twice cannot be: a documents dataset refuses it.
         payloads = {str(point_id(plan.collection_id, row["id"])): _payload(row) for row in batch}
         stored = resources.vectors.payloads(plan.qdrant_collection, list(payloads))
         changed = {key: payload for key, payload in payloads.items() if stored.get(key) != payload}
         if changed:
-            _upsert(resources, plan, changed, counts, guarded)
+            _upsert(resources, plan, changed, counts, keep)
         counts.documents += len(payloads)
         counts.written += len(changed)
         counts.skipped += len(payloads) - len(changed)
-        guarded("publish", counts.documents, rows)
+        keep("publish", counts.documents, rows)
 
 
-def _upsert(resources: Resources, plan: WritingPlan, payloads: dict[str, Payload], counts: _Counts, guarded: _Guard) -> None:
+def _upsert(resources: Resources, plan: WritingPlan, payloads: dict[str, Payload], counts: _Counts, keep: _Writer) -> None:
     """Write whole points with every name that is building or ready: a name left out would be lost."""
     started = time.perf_counter()
     texts = [payload["text"] for payload in payloads.values()]
     base = resources.models.encoder(plan.encoder).encode(
-        texts, role="document", on_progress=lambda done, total: guarded("encode documents", done, total)
+        texts, role="document", on_progress=lambda done, total: keep("encode documents", done, total)
     )
     counts.encode_seconds += time.perf_counter() - started
     vectors = {vector_name(version.number): resources.models.vectors(version, base) for version in plan.versions}
     resources.vectors.upsert(plan.qdrant_collection, Points(list(payloads), vectors, list(payloads.values())))
 
 
-def _fill_building(resources: Resources, plan: WritingPlan, counts: _Counts, guarded: _Guard) -> None:
+def _fill_building(resources: Resources, mine: Claim, plan: WritingPlan, counts: _Counts, keep: _Writer) -> None:
     """Compute every building name from the stored base vectors; a name becomes ready when every point has it."""
     for version in plan.building:
         name = vector_name(version.number)
@@ -150,30 +151,30 @@ def _fill_building(resources: Resources, plan: WritingPlan, counts: _Counts, gua
         done = 0
         if resources.vectors.count(plan.qdrant_collection, having=name) < total:
             for page in resources.vectors.scroll(plan.qdrant_collection, "base"):
-                guarded(f"compute {name}", done, total)
+                keep(f"compute {name}", done, total)
                 vectors = resources.models.vectors(version, np.ascontiguousarray(page.matrix))
                 resources.vectors.set_vectors(plan.qdrant_collection, name, page.ids, vectors)
                 done += len(page.ids)
-        _make_ready(resources, plan, version.number)
+        _make_ready(resources, mine, plan, version.number)
         counts.vector_names_filled.append(name)
 
 
-def _make_ready(resources: Resources, plan: WritingPlan, version: int) -> None:
+def _make_ready(resources: Resources, mine: Claim, plan: WritingPlan, version: int) -> None:
     name = vector_name(version)
     having = resources.vectors.count(plan.qdrant_collection, having=name)
     total = resources.vectors.count(plan.qdrant_collection)
     if having != total:
-        raise Unavailable(f"{having} of {total} points have '{name}' although all were written; the job may be submitted again")
-    with resources.database.write() as session:
+        raise Unavailable(f"{having} of {total} points have '{name}' although all were written")
+    with held(resources.database, mine) as session:
         mark_ready(session, plan.collection_id, version, points=total)
 
 
-def _drop_old(resources: Resources, plan: WritingPlan) -> None:
-    with resources.database.write() as session:
+def _drop_old(resources: Resources, mine: Claim, plan: WritingPlan) -> None:
+    with held(resources.database, mine) as session:
         names = mark_dropping(session, plan.collection_id)
     for name in names:
         resources.vectors.drop_vector_name(plan.qdrant_collection, name)
-        with resources.database.write() as session:
+        with held(resources.database, mine) as session:
             forget_name(session, plan.collection_id, name)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import structlog
 from celery import Celery
 
-from service.errors import ServiceError
-from service.jobs.lifecycle import Claim, LeaseLost, claim, error_of, fail, release
+from service.errors import ServiceError, Unavailable
+from service.jobs.lifecycle import Claim, LeaseLost, claim, error_of, fail, put_back, release
 from service.queue import TASK_NAME
 from service.resources import Resources
 from service.tables import JobKind
@@ -62,6 +62,11 @@ def _run_claimed(resources: Resources, mine: Claim, stopping: threading.Event) -
     except Stopped:
         with resources.database.write() as session:
             release(session, mine)
+        return
+    except Unavailable as error:  # an outage delays a job; the sweep sends its message again
+        log.warning("job.put_back", job_id=mine.job_id, reason=error.message)
+        with resources.database.write() as session:
+            put_back(session, mine, error.message)
         return
     except (ServiceError, ZerogateError) as error:
         told = error_of(error)

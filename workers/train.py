@@ -15,7 +15,7 @@ from service.collections.operations import submit_publish
 from service.datasets.queries import read_dataset
 from service.embeddings.loaded_models import EncoderFacts
 from service.encoders.queries import facts_of
-from service.jobs.lifecycle import Claim, add_event, succeed
+from service.jobs.lifecycle import Claim, LeaseLost, add_event, held, succeed
 from service.models.operations import add_version, passes_promotion_check, promote
 from service.resources import Resources
 from service.tables import Collection, Dataset, EncoderRow, Job, Model, Version
@@ -80,6 +80,7 @@ def run_training(resources: Resources, mine: Claim, supervise: Supervision) -> N
         vectors.documents,
         task.train,
         inputs.recipe,
+        device=resources.models.encoder(inputs.encoder).encoder.device,
         on_step=lambda step, steps, _loss: supervise("fit", step, steps),
     )
     _tell(
@@ -93,8 +94,8 @@ def run_training(resources: Resources, mine: Claim, supervise: Supervision) -> N
     manifest = _store(resources, inputs, outcome, artifact_key)
     try:
         _register(resources, mine, inputs, outcome, artifact_key, manifest)
-    except BaseException:
-        resources.artifacts.delete(artifact_key)
+    except LeaseLost:
+        resources.artifacts.delete(artifact_key)  # after any other error the outcome may be unknown: the next start tidies up
         raise
 
 
@@ -150,9 +151,9 @@ def _evaluate(task: PairTask, vectors: _Vectors, fit: "Fit", supervise: Supervis
 
 def _store(resources: Resources, inputs: _Inputs, outcome: _Outcome, artifact_key: str) -> dict[str, Any]:
     """Write the head's two files and give the manifest."""
-    matrix = hashlib.sha256(outcome.vectors.anchors.tobytes())
-    matrix.update(outcome.vectors.documents.tobytes())
-    matrix.update(outcome.task.train.tobytes())
+    matrix = hashlib.sha256(outcome.vectors.anchors.data)  # the arrays themselves, not a copy of their bytes
+    matrix.update(outcome.vectors.documents.data)
+    matrix.update(outcome.task.train.data)
     facts = {
         "dataset_sha256": inputs.dataset_sha256,
         "training_matrix_sha256": matrix.hexdigest(),
@@ -184,10 +185,12 @@ def _register(
         if promoted:
             promote(session, resources.queue, model, version.number, force=inputs.promote == "always")
         if inputs.publish is not None:
-            collection = session.get_one(Collection, inputs.publish["collection_id"])
-            submit_publish(
-                session, resources.queue, collection, dataset_id=inputs.publish["dataset_id"], parent_job_id=mine.job_id
-            )
+            collection = session.get(Collection, inputs.publish["collection_id"])
+            if collection is None or collection.deleting:  # while we trained; the version is worth keeping all the same
+                add_event(session, mine.job_id, "not published: the collection was deleted meanwhile", level="warn")
+            else:
+                documents_id = inputs.publish["dataset_id"]
+                submit_publish(session, resources.queue, collection, dataset_id=documents_id, parent_job_id=mine.job_id)
         # Last, because it raises when the job is no longer ours; then nothing of this transaction stays.
         succeed(session, mine, _result(model, version, outcome, promoted=promoted))
 
@@ -214,5 +217,5 @@ def _result(model: Model, version: Version, outcome: _Outcome, *, promoted: bool
 
 
 def _tell(resources: Resources, mine: Claim, message: str, data: dict[str, Any] | None = None) -> None:
-    with resources.database.write() as session:
+    with held(resources.database, mine) as session:
         add_event(session, mine.job_id, message, data=data)

@@ -23,6 +23,8 @@ Dtype = Literal["float32", "bfloat16"]
 # Small batches of equal length fill two cores and waste nothing on padding; one batch takes about 25 ms, so that a
 # waiting request gets its turn soon. 1,024 tokens measured best on the standard library's docstrings.
 _TOKENS_PER_BATCH = 1024
+# A GPU wants far larger ones; not measured yet.
+_TOKENS_PER_GPU_BATCH = 32_768
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -56,6 +58,7 @@ class Encoder:
         self.files = describe_encoder(source, prompts=prompts, max_length=max_length) if isinstance(source, str) else source
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype: Dtype = dtype or best_dtype(self.device)
+        self._tokens_per_batch = _TOKENS_PER_BATCH if self.device.type == "cpu" else _TOKENS_PER_GPU_BATCH
         self._lock = threading.Lock()
         self._model = _load(self.files, self.device, self.dtype)
         self._normalised = isinstance(self._model[-1], Normalize)
@@ -81,7 +84,7 @@ class Encoder:
         """
         prompt = self.files.prompts.get(role)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        for positions in _batches(texts, self.files.max_length):
+        for positions in _batches(texts, self.files.max_length, self._tokens_per_batch):
             vectors[positions] = self._encode_batch([texts[position] for position in positions], prompt)
             if on_batch is not None:
                 on_batch(positions, vectors[positions])
@@ -89,6 +92,8 @@ class Encoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens that the encoder reads of each text, special tokens included and cut at its maximum length."""
+        if not texts:  # the tokenizer of a batch of nothing raises IndexError
+            return []
         with self._lock:
             rows = self._model.tokenizer(list(texts), truncation=True, max_length=self.files.max_length)["input_ids"]
         return [len(row) for row in rows]
@@ -134,12 +139,12 @@ def _to_device(value: Any, device: torch.device) -> Any:
     return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
 
-def _batches(texts: Sequence[str], max_length: int) -> Iterator[list[int]]:
-    """Positions of texts of about equal length, longest first; a batch holds about `_TOKENS_PER_BATCH` tokens with padding."""
+def _batches(texts: Sequence[str], max_length: int, tokens_per_batch: int) -> Iterator[list[int]]:
+    """Positions of texts of about equal length, longest first; a batch holds about so many tokens with padding."""
     lengths = [min(len(text) // _CHARACTERS_PER_TOKEN + 2, max_length) for text in texts]
     order = sorted(range(len(texts)), key=lambda position: -lengths[position])
     start = 0
     while start < len(order):
-        size = max(1, _TOKENS_PER_BATCH // lengths[order[start]])
+        size = max(1, tokens_per_batch // lengths[order[start]])
         yield order[start : start + size]
         start += size

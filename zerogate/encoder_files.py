@@ -28,7 +28,7 @@ _TOKENIZER = (
     "vocab.txt",
     "*.model",
 )
-_MODULES = ("modules.json", "config.json", "sentence_bert_config.json", "*/config.json")
+_MODULES = ("modules.json", "config.json", "sentence_bert_config.json")
 _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
@@ -59,10 +59,7 @@ def describe_encoder(
     Raises EncoderNotFound, EncoderMismatch (no safetensors weights, a damaged built-in encoder, an unreadable configuration).
     """
     path = _locate(source, revision)
-    if not list(path.rglob(_WEIGHTS)):
-        raise EncoderMismatch(
-            f"encoder '{source}' has no .safetensors weights in {path}; other formats may hold pickles and are refused"
-        )
+    _check_weights(source, path)
     found_prompts = _own_prompts(path) if prompts is None else dict(prompts)
     found_length = max_length or _own_max_length(path)
     return EncoderFiles(
@@ -101,19 +98,29 @@ def _built_in() -> Path:
 
 def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download  # 0.5 s to import, and only hub encoders need it
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     wanted = ["*.json", "*.txt", "*.model", _WEIGHTS]
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
-    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
         raise EncoderNotFound(f"encoder '{hub_id}' could not be had from the hub: {error}") from error
+
+
+def _check_weights(source: str, path: Path) -> None:
+    """Refuse weights in another format, in any module: they would be loaded as pickles, and are in no fingerprint."""
+    folders = [path, *(path / module["path"] for module in _modules(path))]
+    pickled = any(list(folder.glob("pytorch_model*.bin")) and not list(folder.glob(_WEIGHTS)) for folder in folders)
+    if pickled or not list(path.rglob(_WEIGHTS)):
+        raise EncoderMismatch(
+            f"encoder '{source}' has no .safetensors weights in {path}; other formats may hold pickles and are refused"
+        )
 
 
 def _fingerprint(path: Path, prompts: Mapping[Role, str], max_length: int) -> str:
     """Digest of everything that decides the vectors of a text: weights, tokenizer, modules, limit and prompts (not the dtype)."""
     digest = hashlib.sha256(json.dumps({"max_length": max_length, "prompts": dict(sorted(prompts.items()))}).encode())
-    patterns = (f"**/{_WEIGHTS}", *_TOKENIZER, *_MODULES)
+    patterns = (f"**/{_WEIGHTS}", *(f"**/{name}" for name in (*_TOKENIZER, *_MODULES)))
     for file in sorted({file for pattern in patterns for file in path.glob(pattern)}):
         digest.update(f"\n{file.relative_to(path).as_posix()} {_sha256(file)}".encode())
     return digest.hexdigest()
@@ -131,6 +138,11 @@ def _read_json(file: Path) -> Any:
         raise EncoderMismatch(f"{file} is not readable JSON: {error}") from error
 
 
+def _modules(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = _read_json(path / "modules.json") or []
+    return found
+
+
 def _own_prompts(path: Path) -> dict[Role, str]:
     stored = _read_json(path / "config_sentence_transformers.json").get("prompts") or {}
     found: dict[Role, str] = {}
@@ -142,20 +154,20 @@ def _own_prompts(path: Path) -> dict[Role, str]:
 
 
 def _own_max_length(path: Path) -> int:
-    candidates = (
-        _read_json(path / "sentence_bert_config.json").get("max_seq_length"),
+    chosen = _read_json(path / "sentence_bert_config.json").get("max_seq_length")
+    # As sentence-transformers does: since 6.0 it keeps a chosen limit in the tokenizer's configuration.
+    limits = (
         _read_json(path / "config.json").get("max_position_embeddings"),
         _read_json(path / "tokenizer_config.json").get("model_max_length"),
     )
-    # Some tokenizers write 1e30 for "no limit of my own".
-    return next((int(value) for value in candidates if value and value < 1_000_000), 512)
+    # Some tokenizers write 1e30 for "no limit of my own", XLNet -1.
+    return int(chosen or min((limit for limit in limits if limit and 0 < limit < 1_000_000), default=512))
 
 
 def _dim(path: Path) -> int:
     """The dimension that the last module with one declares; checked against the real output when the encoder is loaded."""
     dim = _read_json(path / "config.json").get("hidden_size")
-    modules: list[dict[str, Any]] = _read_json(path / "modules.json") or []
-    for module in modules:
+    for module in _modules(path):
         config = _read_json(path / module["path"] / "config.json") if module["path"] else {}
         for key in ("embedding_dimension", "word_embedding_dimension", "out_features"):
             dim = config.get(key, dim)

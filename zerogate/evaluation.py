@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 RECALL_AT = (1, 10, 100)
 _DEPTH = 10
-_QUERIES_PER_BLOCK = 256
+_NUMBERS_PER_BLOCK = 32_000_000  # similarities held at once: 128 MB, however large the corpus is
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,12 @@ def evaluate(
     documents, at least one. on_block: called with (queries done, all queries); it may raise to stop.
     """
     found: dict[str, list[float]] = {name: [] for name in ("ndcg@10", "mrr@10", *(f"recall@{k}" for k in RECALL_AT))}
-    for start in range(0, len(queries), _QUERIES_PER_BLOCK):
+    rows = max(1, min(256, _NUMBERS_PER_BLOCK // max(1, len(documents))))
+    for start in range(0, len(queries), rows):
         if on_block is not None:
             on_block(start, len(queries))
-        block = queries[start : start + _QUERIES_PER_BLOCK] @ documents.T  # (b, n)
-        for similarities, wanted in zip(block, relevant[start : start + _QUERIES_PER_BLOCK], strict=True):
+        block = queries[start : start + rows] @ documents.T  # (b, n)
+        for similarities, wanted in zip(block, relevant[start : start + rows], strict=True):
             for name, value in _scores(ranks(similarities, wanted)).items():
                 found[name].append(value)
     return Evaluation({name: np.asarray(values) for name, values in found.items()})
@@ -54,8 +55,9 @@ def ranks(similarities: NDArray[np.float32], wanted: Sequence[int]) -> NDArray[n
     place = []
     for position in positions:
         mine = similarities[position]
-        better = int(np.count_nonzero(similarities > mine)) + int(np.count_nonzero(similarities[:position] == mine))
-        place.append(better + 1)
+        # Counted from the end, because NaN compares with nothing: a vector that is no number stands last, not first.
+        worse = int(np.count_nonzero(similarities < mine)) + int(np.count_nonzero(similarities[position + 1 :] == mine))
+        place.append(len(similarities) - worse)
     return np.sort(np.asarray(place, dtype=np.int64))
 
 

@@ -84,15 +84,23 @@ def _read_blocks(weights: bytes, manifest: Mapping[str, Any]) -> list[Block]:
             )
             for number in range(manifest["blocks"])
         ]
-    except (KeyError, SafetensorError, ValueError) as error:
+    except (KeyError, SafetensorError, TypeError, ValueError) as error:
         raise InvalidHead(f"the head's weights do not hold what the manifest says: {error}") from error
-    dim = manifest["dim"]
+    parts = [part for block in blocks for part in (block.gate, block.weight, block.bias) if part is not None]
+    if not blocks or len(parts) != len(tensors):
+        raise InvalidHead(
+            f"the head's weights do not hold what the manifest says: {', '.join(tensors)} are not "
+            f"{manifest['blocks']} blocks {'with' if manifest['bias'] else 'without'} bias"
+        )
+    dim = manifest.get("dim")
     for block in blocks:
         wrong = (
             block.gate.shape != (dim,)
             or block.weight.shape != (dim, dim)
             or (block.bias is not None and block.bias.shape != (dim,))
         )
-        if wrong or not all(np.isfinite(part).all() for part in (block.gate, block.weight)):
-            raise InvalidHead(f"the head's weights have another shape than dimension {dim} asks for, or are not finite")
+        if wrong:
+            raise InvalidHead(f"the head's weights have another shape than dimension {dim} asks for")
+    if not all(np.isfinite(part).all() for part in parts):
+        raise InvalidHead("the head's weights are not all finite numbers")
     return blocks

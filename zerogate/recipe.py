@@ -48,7 +48,8 @@ class Recipe:
             wanted = known[name]
             if isinstance(value, bool) != (wanted is bool) or not isinstance(value, int if wanted is int else (int, float, bool)):
                 raise ZerogateError(f"recipe.{name} must be {wanted.__name__}, found {value!r}")
-        return cls(**{name: known[name](value) for name, value in values.items()})
+        checked = cls(**values)  # before any conversion: float() raises for an integer as large as 10^400
+        return cls(**{name: known[name](getattr(checked, name)) for name in values})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

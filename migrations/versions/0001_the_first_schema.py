@@ -130,7 +130,7 @@ def upgrade() -> None:
         sa.Column("qdrant_collection", sa.String(length=140), nullable=False),
         sa.Column("indexes", _JSON, nullable=False),
         sa.Column("deleting", sa.Boolean(), nullable=False),
-        sa.Column("writer_job_id", sa.String(length=40), nullable=True),
+        sa.Column("writer", sa.String(length=60), nullable=True),
         sa.Column("writer_expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_collections_model_id_models")),

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
-from service.collections.operations import begin_deletion, create_collection, finish_deletion, submit_deletion, submit_publish
+from service.collections.operations import create_collection, delete_collection, submit_deletion, submit_publish
 from service.collections.queries import find_collection, get_collection, list_collections, serving_version, vector_rows
 from service.collections.schemas import (
     CollectionAnswer,
@@ -15,59 +15,55 @@ from service.collections.schemas import (
     collection_answer,
     hit_answer,
 )
-from service.collections.search import choose_target, search
+from service.collections.search import search
 from service.datasets.operations import add_rows
 from service.datasets.queries import get_dataset
-from service.errors import NotFound
+from service.errors import NotFound, inside_a_body
 from service.http.dependencies import ProjectId, ReadSession, ResourcesDep, WriteSession
 from service.http.pages import Deleted, Page
 from service.jobs.answers import answer_for
 from service.jobs.schemas import JobAnswer
 from service.models.queries import get_model
 from service.names import vector_name
-from service.resources import Resources
 from service.tables import Collection, Model
 from service.vectors.filters import parse_filter
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, summary="Make a collection")
 def create(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, body: CollectionRequest) -> CollectionAnswer:
     """Make an empty collection, bound to a model for good. Declare the metadata fields that filters will use now."""
-    model = get_model(session, project_id, body.model)
+    with inside_a_body():
+        model = get_model(session, project_id, body.model)
     row = create_collection(session, resources.vectors, project_id, body.name, model=model, indexes=body.indexes)
-    return _answer(session, resources, row)
+    return _answer(session, row)
 
 
-@router.get("")
-def list_all(session: ReadSession, resources: ResourcesDep, project_id: ProjectId) -> Page[CollectionAnswer]:
+@router.get("", summary="List collections")
+def list_all(session: ReadSession, project_id: ProjectId) -> Page[CollectionAnswer]:
     """All collections, by name."""
-    return Page(data=[_answer(session, resources, row) for row in list_collections(session, project_id)], has_more=False)
+    return Page(data=[_answer(session, row) for row in list_collections(session, project_id)], has_more=False)
 
 
-@router.get("/{name}")
-def look(session: ReadSession, resources: ResourcesDep, project_id: ProjectId, name: str) -> CollectionAnswer:
+@router.get("/{name}", summary="Get a collection")
+def look(session: ReadSession, project_id: ProjectId, name: str) -> CollectionAnswer:
     """One collection: its Qdrant name, its points, and which named vectors are ready, building and serving."""
-    return _answer(session, resources, get_collection(session, project_id, name))
+    return _answer(session, get_collection(session, project_id, name))
 
 
-@router.delete("/{name}")
+@router.delete("/{name}", summary="Delete a collection")
 def delete(resources: ResourcesDep, project_id: ProjectId, name: str) -> Deleted:
     """Delete a collection with all its points. May be repeated when it was interrupted."""
-    with resources.database.write() as session:
+    with resources.database.read() as session:
         row = find_collection(session, project_id, name)
-        if row is None:
-            raise NotFound(f"there is no collection '{name}'; GET /v1/collections lists them", code="collection_not_found")
-        begin_deletion(session, row)
-    with resources.database.write() as session:
-        again = find_collection(session, project_id, name)
-        if again is not None:
-            finish_deletion(session, resources.vectors, again)
+    if row is None:
+        raise NotFound(f"there is no collection '{name}'; GET /v1/collections lists them", code="collection_not_found")
+    delete_collection(resources.database, resources.vectors, row.id)
     return Deleted(id=name, object="collection")
 
 
-@router.post("/{name}/documents", status_code=202)
+@router.post("/{name}/documents", status_code=202, summary="Write documents")
 def write_documents(resources: ResourcesDep, project_id: ProjectId, name: str, body: DocumentsRequest) -> JobAnswer:
     """Write documents with all their vectors: a publish job.
 
@@ -81,11 +77,12 @@ def write_documents(resources: ResourcesDep, project_id: ProjectId, name: str, b
     with resources.database.write() as session:
         collection = get_collection(session, project_id, name)
         ref = dataset_id or str(body.dataset)
-        dataset = get_dataset(session, project_id, ref, kind="documents")
+        with inside_a_body():
+            dataset = get_dataset(session, project_id, ref, kind="documents")
         return answer_for(session, submit_publish(session, resources.queue, collection, dataset_id=dataset.id))
 
 
-@router.delete("/{name}/documents", status_code=202)
+@router.delete("/{name}/documents", status_code=202, summary="Delete documents")
 def delete_documents(
     session: WriteSession, resources: ResourcesDep, project_id: ProjectId, name: str, body: DeleteDocumentsRequest
 ) -> JobAnswer:
@@ -93,16 +90,24 @@ def delete_documents(
     collection = get_collection(session, project_id, name)
     if body.filter is not None:
         parse_filter(body.filter)  # refused now, not by the job
-    where = body.filter or {"must": [{"key": "document_id", "match": {"any": body.ids}}]}
+    by_id = {"must": [{"key": "document_id", "match": {"any": body.ids}}]}
+    where = by_id if body.filter is None else body.filter  # an empty filter matches all, as it does in Qdrant
     return answer_for(session, submit_deletion(session, resources.queue, collection, where))
 
 
-@router.post("/{name}/search")
+@router.post("/{name}/search", summary="Search")
 def find(resources: ResourcesDep, project_id: ProjectId, name: str, body: SearchRequest) -> SearchAnswer:
     """The documents nearest to a text or vector, all compared in one version: the serving one, or `version`."""
-    with resources.database.read() as session:  # closed before the encoder works
-        target = choose_target(session, project_id, name, version=body.version)
-    hits = search(resources, target, query=body.query, vector=body.vector, limit=body.limit, where=body.filter)
+    target, hits = search(
+        resources,
+        project_id,
+        name,
+        version=body.version,
+        query=body.query,
+        vector=body.vector,
+        limit=body.limit,
+        where=body.filter,
+    )
     return SearchAnswer(
         data=[hit_answer(hit) for hit in hits],
         version=f"{target.version.model}@{target.version.number}",
@@ -111,8 +116,8 @@ def find(resources: ResourcesDep, project_id: ProjectId, name: str, body: Search
     )
 
 
-def _answer(session: Session, resources: Resources, row: Collection) -> CollectionAnswer:
+def _answer(session: Session, row: Collection) -> CollectionAnswer:
     vectors = list(vector_rows(session, row.id))
     serving = vector_name(serving_version(session, row))
     model = session.get_one(Model, row.model_id).name
-    return collection_answer(row, model, vectors, points=resources.vectors.count(row.qdrant_collection), serving=serving)
+    return collection_answer(row, model, vectors, points=vectors[0].points, serving=serving)

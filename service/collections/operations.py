@@ -1,21 +1,27 @@
 """Making and deleting collections, and asking for documents to be written or removed."""
 
+import re
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.collections.queries import find_collection
-from service.db import now
-from service.errors import Conflict, InvalidRequest
+from service.db import Database, now
+from service.errors import Conflict, InvalidRequest, Unavailable
 from service.ids import new_id
-from service.jobs.lifecycle import add_event, cancel
+from service.jobs.lifecycle import cancel
+from service.jobs.queueing import queue_job
 from service.names import check_name, vector_name
-from service.queue import JobQueue, enqueue
+from service.queue import JobQueue
 from service.tables import TERMINAL_STATES, Collection, CollectionVector, EncoderRow, Job, Model
 from service.vectors.engine import FieldType, VectorEngine
 
+_FIELD = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
+_WAIT_FOR_WRITER_SECONDS = 10.0
 # Always indexed: deleting a document finds its points by it.
 _OWN_INDEXES: dict[str, FieldType] = {"document_id": "keyword"}
 
@@ -27,8 +33,12 @@ def create_collection(
 
     indexes: metadata fields that filters will use, and their types; they cannot be added later.
     """
-    if find_collection(session, project_id, check_name(name)) is not None:
-        raise Conflict(f"there is a collection '{name}' already", code="name_taken", param="name")
+    taken = find_collection(session, project_id, check_name(name))
+    if taken is not None:
+        reason = "one that is being deleted; delete it again to finish that" if taken.deleting else "one already"
+        raise Conflict(f"the name '{name}' is taken: there is {reason}", code="name_taken", param="name")
+    for field in indexes:
+        check_index(field)
     row = Collection(
         id=new_id("col"),
         project_id=project_id,
@@ -67,33 +77,62 @@ def get_or_create_collection(
 ) -> Collection:
     """The collection of this name, made where it is missing. Raises InvalidRequest when it is bound to another model."""
     found = find_collection(session, project_id, name)
-    if found is None or found.deleting:
+    if found is None or found.deleting:  # the latter is a Conflict that says so
         return create_collection(session, vectors, project_id, name, model=model, indexes=indexes)
     if found.model_id != model.id:
         own = session.get_one(Model, found.model_id).name
-        raise InvalidRequest(f"collection '{name}' is bound to model '{own}' for good", code="other_model", param="collection")
+        raise InvalidRequest(
+            f"collection '{name}' is bound to model '{own}' for good", code="other_model", param="publish.collection"
+        )
     if indexes and dict(indexes) != found.indexes:
         raise InvalidRequest(
             f"collection '{name}' was made with the indexes {found.indexes}; they cannot be changed",
             code="other_indexes",
-            param="indexes",
+            param="publish.indexes",
         )
     return found
 
 
-def begin_deletion(session: Session, collection: Collection) -> None:
-    """Hide the collection and cancel its unfinished jobs; `finish_deletion` must follow, and may be repeated."""
-    collection.deleting = True
-    for job in session.scalars(select(Job).where(Job.collection_id == collection.id, Job.state.not_in(TERMINAL_STATES))):
-        cancel(session, job)
-    session.flush()
+def delete_collection(database: Database, vectors: VectorEngine, collection_id: str) -> None:
+    """Hide the collection, cancel its unfinished jobs, wait for the one that writes, remove the points and then the row.
 
-
-def finish_deletion(session: Session, vectors: VectorEngine, collection: Collection) -> None:
-    """Remove the points and then the row, in this order: a row that is left can be deleted again."""
+    In this order, and each step may be repeated: whatever interrupts it, deleting again goes on.
+    Raises Unavailable while a job still writes.
+    """
+    with database.write() as session:
+        collection = session.get_one(Collection, collection_id)
+        collection.deleting = True
+        for job in session.scalars(select(Job).where(Job.collection_id == collection_id, Job.state.not_in(TERMINAL_STATES))):
+            with suppress(Conflict):  # it has ended meanwhile
+                cancel(session, job)
+    _wait_for_writer(database, collection_id)
     vectors.drop_collection(collection.qdrant_collection)
-    session.delete(collection)
-    session.flush()
+    with database.write() as session:
+        session.delete(session.get_one(Collection, collection_id))
+
+
+def _wait_for_writer(database: Database, collection_id: str) -> None:
+    """A late upsert must not meet a new collection of the same name."""
+    deadline = time.monotonic() + _WAIT_FOR_WRITER_SECONDS
+    while True:
+        with database.read() as session:
+            collection = session.get_one(Collection, collection_id)
+            if collection.writer is None or (collection.writer_expires_at or now()) <= now():
+                return
+        if time.monotonic() > deadline:
+            raise Unavailable(f"a job still writes to collection '{collection.name}'; delete it again in a moment")
+        time.sleep(0.05)
+
+
+def check_index(field: str) -> None:
+    """Raise InvalidRequest unless the name is that of a metadata field, as the user writes it in a document."""
+    if not _FIELD.match(field):
+        raise InvalidRequest(
+            f"{field!r} is no field for an index: letters, digits, '_' and '-' are allowed, and '.' before a nested field",
+            param="indexes",
+        )
+    if field.startswith("metadata."):
+        raise InvalidRequest(f"{field!r} names the payload's field; give the document's own: '{field[9:]}'", param="indexes")
 
 
 def submit_publish(
@@ -117,8 +156,9 @@ def _submit(
     dataset_id: str | None = None,
     parent_job_id: str | None = None,
 ) -> Job:
-    job = Job(
-        id=new_id("job"),
+    return queue_job(
+        session,
+        queue,
         project_id=collection.project_id,
         kind="publish",
         request=request,
@@ -126,10 +166,4 @@ def _submit(
         dataset_id=dataset_id,
         collection_id=collection.id,
         parent_job_id=parent_job_id,
-        created_at=now(),
     )
-    session.add(job)
-    session.flush()
-    add_event(session, job.id, "queued")
-    enqueue(session, queue, job)
-    return job

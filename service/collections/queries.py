@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound
-from service.models.queries import get_promotion
+from service.models.queries import list_promotions
 from service.tables import Collection, CollectionVector, Model
 
 
@@ -38,13 +38,18 @@ def vector_rows(session: Session, collection_id: str) -> Sequence[CollectionVect
 
 
 def serving_version(session: Session, collection: Collection) -> int:
-    """The version that searches use: the live one if it is ready here, else the one that was live last and is ready.
+    """The version that searches use: the live one if it is ready here, else of those that are the one that was live last.
 
     `base` (version 0) is ready from the first moment, so there always is one.
     """
     ready = {row.version for row in vector_rows(session, collection.id) if row.state == "ready"}
     model = session.get_one(Model, collection.model_id)
-    promotion = get_promotion(session, model.promotion_id)
-    while promotion.to_version not in ready and promotion.previous_id is not None:
-        promotion = get_promotion(session, promotion.previous_id)
-    return promotion.to_version if promotion.to_version in ready else 0
+    if model.live_version in ready:
+        return model.live_version
+    were_live = (promotion.to_version for promotion in reversed(list_promotions(session, model.id)))
+    return next((version for version in were_live if version in ready), 0)
+
+
+def unfinished_deletions(session: Session) -> Sequence[str]:
+    """Ids of the collections whose deletion was interrupted."""
+    return session.scalars(select(Collection.id).filter_by(deleting=True)).all()

@@ -4,10 +4,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.collections.queries import vector_rows
-from service.db import now
-from service.ids import new_id
-from service.jobs.lifecycle import add_event
-from service.queue import JobQueue, enqueue
+from service.jobs.queueing import queue_job
+from service.queue import JobQueue
 from service.tables import Collection, Job, Model
 
 
@@ -17,22 +15,15 @@ def schedule_reheads(session: Session, queue: JobQueue, model: Model) -> list[Jo
     for collection in session.scalars(select(Collection).filter_by(model_id=model.id, deleting=False)):
         ready = {row.version for row in vector_rows(session, collection.id) if row.state == "ready"}
         if model.live_version not in ready:
-            jobs.append(_rehead(session, queue, collection, model.live_version))
+            jobs.append(
+                queue_job(
+                    session,
+                    queue,
+                    project_id=collection.project_id,
+                    kind="rehead",
+                    request={},  # whatever is live when it runs
+                    model_id=model.id,
+                    collection_id=collection.id,
+                )
+            )
     return jobs
-
-
-def _rehead(session: Session, queue: JobQueue, collection: Collection, version: int) -> Job:
-    job = Job(
-        id=new_id("job"),
-        project_id=collection.project_id,
-        kind="rehead",
-        request={"version": version},
-        model_id=collection.model_id,
-        collection_id=collection.id,
-        created_at=now(),
-    )
-    session.add(job)
-    session.flush()
-    add_event(session, job.id, "queued")
-    enqueue(session, queue, job)
-    return job

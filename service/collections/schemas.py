@@ -4,16 +4,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.http.bodies import Body
 from service.tables import Collection, CollectionVector
 from service.vectors.engine import FieldType, Hit
 
 
-class CollectionRequest(BaseModel):
+class CollectionRequest(Body):
     """Make a collection."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"name": "docs", "model": "faq", "indexes": {"lang": "keyword"}}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "docs", "model": "faq", "indexes": {"lang": "keyword"}}]})
 
     name: str
     model: str = Field(description="the model whose live version its searches use; for good")
@@ -22,14 +21,12 @@ class CollectionRequest(BaseModel):
     )
 
 
-class DocumentsRequest(BaseModel):
+class DocumentsRequest(Body):
     """Write documents: a dataset of kind documents, or the rows themselves."""
-
-    model_config = ConfigDict(extra="forbid")
 
     dataset: str | None = None
     rows: list[dict[str, Any]] | None = Field(
-        default=None, description='[{"id": ..., "text": ..., any metadata}]', max_length=10_000
+        default=None, description='[{"id": ..., "text": ..., any metadata}]', min_length=1, max_length=10_000
     )
 
     @model_validator(mode="after")
@@ -39,10 +36,8 @@ class DocumentsRequest(BaseModel):
         return self
 
 
-class DeleteDocumentsRequest(BaseModel):
+class DeleteDocumentsRequest(Body):
     """Delete documents by id or by filter."""
-
-    model_config = ConfigDict(extra="forbid")
 
     ids: list[str] | None = Field(default=None, min_length=1, max_length=10_000)
     filter: dict[str, Any] | None = Field(default=None, description="a Qdrant filter object")
@@ -54,11 +49,10 @@ class DeleteDocumentsRequest(BaseModel):
         return self
 
 
-class SearchRequest(BaseModel):
+class SearchRequest(Body):
     """Search by a text or by a vector of the serving version."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {

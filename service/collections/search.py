@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from service.collections.queries import get_collection, serving_version, vector_rows
 from service.embeddings.loaded_models import VersionFacts
 from service.embeddings.operations import check_texts, embed
-from service.errors import Conflict, InvalidRequest
+from service.errors import Conflict, InvalidRequest, NotFound
 from service.models.queries import served_version
 from service.names import Ref, vector_name
 from service.resources import Resources
@@ -50,19 +50,31 @@ def choose_target(session: Session, project_id: str, name: str, *, version: int 
 
 def search(
     resources: Resources,
-    target: Target,
+    project_id: str,
+    collection: str,
     *,
+    version: int | None,
     query: str | None,
     vector: list[float] | None,
     limit: int,
     where: dict[str, Any] | None,
-) -> list[Hit]:
-    """The best documents for a text, or for a unit vector of the same version."""
-    if query is not None:
-        found = embed(resources.models, target.version, check_texts(query), role="query").vectors[0]
-    else:
-        found = _unit_vector(vector or [], target)
-    return resources.vectors.search(target.qdrant_collection, target.vector_name, found, limit=limit, where=where)
+) -> tuple[Target, list[Hit]]:
+    """The best documents for a text, or for a vector of the same version; and where they were searched."""
+
+    def attempt() -> tuple[Target, list[Hit]]:
+        with resources.database.read() as session:  # closed before the encoder works
+            target = choose_target(session, project_id, collection, version=version)
+        if query is not None:
+            found = embed(resources.models, target.version, check_texts(query, param="query"), role="query").vectors[0]
+        else:
+            found = _unit_vector(vector or [], target)
+        return target, resources.vectors.search(target.qdrant_collection, target.vector_name, found, limit=limit, where=where)
+
+    try:
+        return attempt()
+    except NotFound:
+        # A name may be dropped between choosing and searching it; then another one serves now.
+        return attempt()
 
 
 def _unit_vector(numbers: list[float], target: Target) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from service.db import now
 from service.embeddings.loaded_models import EncoderFacts, VersionFacts
 from service.encoders.queries import facts_of
 from service.errors import NotFound
-from service.jobs.lifecycle import LEASE
+from service.jobs.lifecycle import LEASE, Claim, check_held
 from service.models.queries import get_version, version_before_live, version_facts
 from service.names import vector_name
 from service.tables import Collection, CollectionVector, EncoderRow, Model
@@ -32,14 +32,17 @@ class WritingPlan:
     building: list[VersionFacts]
 
 
-def acquire_writer(session: Session, collection_id: str, job_id: str) -> bool:
-    """Take or extend the right to write to the collection; False while another job has it."""
+def acquire_writer(session: Session, collection_id: str, mine: Claim) -> bool:
+    """Take or extend the right to write to the collection; False while another attempt has it. Raises LeaseLost, NotFound."""
+    check_held(session, mine)
     time = now()
-    free = or_(Collection.writer_job_id.is_(None), Collection.writer_job_id == job_id, Collection.writer_expires_at < time)
+    # An earlier attempt of the same job has lost it: `check_held` above says that we are the one now.
+    ours = Collection.writer.startswith(f"{mine.job_id}:", autoescape=True)
+    free = or_(Collection.writer.is_(None), ours, Collection.writer_expires_at < time)
     taken = session.execute(
         update(Collection)
         .where(Collection.id == collection_id, Collection.deleting.is_(other=False), free)
-        .values(writer_job_id=job_id, writer_expires_at=time + LEASE)
+        .values(writer=_writer(mine), writer_expires_at=time + LEASE)
         .returning(Collection.id)
     ).first()
     if taken is None and _is_gone(session, collection_id):
@@ -47,12 +50,12 @@ def acquire_writer(session: Session, collection_id: str, job_id: str) -> bool:
     return taken is not None
 
 
-def release_writer(session: Session, collection_id: str, job_id: str) -> None:
-    """Give the right to write back, if this job has it."""
+def release_writer(session: Session, collection_id: str, mine: Claim) -> None:
+    """Give the right to write back, if this attempt has it."""
     session.execute(
         update(Collection)
-        .where(Collection.id == collection_id, Collection.writer_job_id == job_id)
-        .values(writer_job_id=None, writer_expires_at=None)
+        .where(Collection.id == collection_id, Collection.writer == _writer(mine))
+        .values(writer=None, writer_expires_at=None)
     )
 
 
@@ -122,6 +125,11 @@ def forget_name(session: Session, collection_id: str, name: str) -> None:
         if row.vector_name == name and row.state == "dropping":
             session.delete(row)
     session.flush()
+
+
+def _writer(mine: Claim) -> str:
+    """The attempt, not only the job: after a takeover the attempt that lost must not give the other's right back."""
+    return f"{mine.job_id}:{mine.token}"
 
 
 def _is_gone(session: Session, collection_id: str) -> bool:

@@ -44,7 +44,7 @@ class _Upload:
     content_type: str | None
 
 
-@router.post("", status_code=201, openapi_extra=_BODY)
+@router.post("", status_code=201, openapi_extra=_BODY, summary="Upload a dataset")
 async def upload(
     request: Request,
     response: Response,
@@ -80,7 +80,7 @@ async def upload(
     return dataset_answer(dataset)
 
 
-@router.get("")
+@router.get("", summary="List datasets")
 def list_all(
     session: ReadSession, project_id: ProjectId, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[DatasetAnswer]:
@@ -88,13 +88,13 @@ def list_all(
     return page(newest_first(session, visible_datasets(project_id), Dataset.id, after=after, limit=limit), dataset_answer)
 
 
-@router.get("/{dataset}")
+@router.get("/{dataset}", summary="Get a dataset")
 def look(session: ReadSession, project_id: ProjectId, dataset: str) -> DatasetAnswer:
     """One dataset, by id or name."""
     return dataset_answer(get_dataset(session, project_id, dataset))
 
 
-@router.delete("/{dataset}")
+@router.delete("/{dataset}", summary="Delete a dataset")
 def delete(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, dataset: str) -> Deleted:
     """Delete a dataset; one that a job has used disappears from the lists and keeps explaining its versions."""
     row = get_dataset(session, project_id, dataset)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.artifacts import Artifacts
 from service.datasets.queries import find_same, get_dataset, is_used, visible_datasets
 from service.db import Database, after_commit, now
-from service.errors import Conflict, InvalidRequest
+from service.errors import Conflict, InvalidRequest, ServiceError
 from service.ids import new_id
 from service.names import check_name
 from service.tables import Dataset, DatasetKind
@@ -49,9 +49,10 @@ def add_dataset(
     with database.write() as session:
         old = find_same(session, project_id, sha256=sha256, kind=kind, columns_sha256=digest)
         if old is not None:
-            if old.hidden_at is not None:
+            if old.name is None and name is not None:
                 _refuse_taken(session, project_id, name)
-                old.hidden_at, old.name = None, name
+                old.name = name
+            old.hidden_at = None
             return old, False
         _refuse_taken(session, project_id, name)  # before the work of reading, and once more below
     with artifacts.scratch() as scratch:
@@ -83,7 +84,8 @@ def add_rows(
     """Keep rows that came inside a request as a dataset like any other."""
     with artifacts.scratch() as scratch:
         file = scratch / "rows.jsonl"
-        content = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+        # Not orjson: it raises for what JSON cannot hold (NaN, huge integers, deep nesting); the reader below refuses it by line.
+        content = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         file.write_bytes(content)
         dataset, _ = add_dataset(
             database, artifacts, project_id, file, sha256=hashlib.sha256(content).hexdigest(), kind=kind, filename=file.name
@@ -129,19 +131,21 @@ def _write_rows(rows: Iterable[Row], target: Path, kind: DatasetKind) -> Any:
 
 
 def _register(database: Database, artifacts: Artifacts, dataset: Dataset, rows: Path) -> tuple[Dataset, bool]:
-    key = dataset.artifact_key
+    # The file first: forcing gigabytes to disk takes long, and a row without a file would be worse than a file without a row.
+    artifacts.store(dataset.artifact_key, rows)
     try:
         with database.write() as session:
             same = find_same(
                 session, dataset.project_id, sha256=dataset.sha256, kind=dataset.kind, columns_sha256=dataset.columns_sha256
             )
-            if same is not None:  # two uploads of the same file at once
-                return same, False
-            _refuse_taken(session, dataset.project_id, dataset.name)
-            session.add(dataset)
-            session.flush()
-            artifacts.store(key, rows)
-    except BaseException:
-        artifacts.delete(key)
+            if same is None:
+                _refuse_taken(session, dataset.project_id, dataset.name)
+                session.add(dataset)
+                session.flush()
+    except ServiceError:
+        artifacts.delete(dataset.artifact_key)
         raise
+    if same is not None:  # two uploads of the same file at once
+        artifacts.delete(dataset.artifact_key)
+        return same, False
     return dataset, True

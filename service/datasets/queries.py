@@ -41,8 +41,10 @@ def find_same(session: Session, project_id: str, *, sha256: str, kind: str, colu
 
 
 def is_used(session: Session, dataset: Dataset) -> bool:
-    """Whether a job has used the dataset, as its data or to judge by, or another dataset refers to it."""
-    used = exists().where(or_(Job.dataset_id == dataset.id, Job.request["evaluation_id"].as_string() == dataset.id))
+    """Whether a job has used the dataset, as its data, to judge by or to publish, or another dataset refers to it."""
+    judged_by = Job.request["evaluation_id"].as_string() == dataset.id
+    to_publish = Job.request[("publish", "dataset_id")].as_string() == dataset.id  # its own job comes after the training
+    used = exists().where(or_(Job.dataset_id == dataset.id, judged_by, to_publish))
     referred = exists().where(Dataset.documents_id == dataset.id)
     return bool(session.scalar(select(or_(used, referred))))
 
@@ -52,3 +54,8 @@ def read_dataset(artifacts: Artifacts, artifact_key: str) -> Iterator[dict[str, 
     with artifacts.local_file(artifact_key) as path, path.open("rb") as stream:
         for line in stream:
             yield orjson.loads(line)
+
+
+def artifact_keys(session: Session) -> set[str]:
+    """The keys of all datasets' files, of every project."""
+    return set(session.scalars(select(Dataset.artifact_key)))

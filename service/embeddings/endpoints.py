@@ -12,7 +12,7 @@ from service.http.dependencies import ProjectId, ResourcesDep
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 
 
-@router.post("")
+@router.post("", summary="Create embeddings")
 def create(body: EmbeddingsRequest, resources: ResourcesDep, project_id: ProjectId) -> EmbeddingsAnswer:
     """Vectors of texts. OpenAI's clients work unchanged: set their base URL to `/v1` and `model` to a model's name."""
     texts = check_texts(body.input)
@@ -29,7 +29,7 @@ def create(body: EmbeddingsRequest, resources: ResourcesDep, project_id: Project
     )
 
 
-@router.get("")
+@router.get("", summary="Create embeddings (GET)")
 def create_by_get(resources: ResourcesDep, project_id: ProjectId, query: Annotated[EmbeddingsQuery, Query()]) -> EmbeddingsAnswer:
     """The same with the request in the query string; `input` may repeat."""
     return create(EmbeddingsRequest(**query.model_dump()), resources, project_id)

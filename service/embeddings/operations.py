@@ -44,29 +44,31 @@ def choose_version(session: Session, project_id: str, model: str, *, collection:
     return served_version(session, project_id, Ref(bound, serving))
 
 
-def check_texts(given: Any) -> list[str]:
-    """The texts of OpenAI's `input`. Raises InvalidRequest for anything but 1 to 2,048 texts that are not blank."""
+def check_texts(given: Any, *, param: str = "input") -> list[str]:
+    """The texts of OpenAI's `input`, or of the field `param`.
+
+    Raises InvalidRequest for anything but 1 to 2,048 texts that are not blank.
+    """
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts:
-        raise InvalidRequest(f"'input' must be a text or a list of 1 to {MAX_INPUTS} texts", param="input")
+        raise InvalidRequest(f"'{param}' must be a text or a list of 1 to {MAX_INPUTS} texts", param=param)
     if len(texts) > MAX_INPUTS:
-        raise InvalidRequest(f"'input' has {len(texts)} texts; at most {MAX_INPUTS} fit one request", param="input")
+        raise InvalidRequest(f"'{param}' has {len(texts)} texts; at most {MAX_INPUTS} fit one request", param=param)
     for position, text in enumerate(texts):
+        place = f"'{param}'" if text is given else f"{param}[{position}]"
         if isinstance(text, (int, list)):
             raise InvalidRequest(
-                f"input[{position}] holds token ids; they belong to another vocabulary, so send texts "
+                f"{place} holds token ids; they belong to another vocabulary, so send texts "
                 "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
                 code="token_ids",
-                param="input",
+                param=param,
             )
         if not isinstance(text, str) or not text.strip():
-            raise InvalidRequest(f"input[{position}] must be a text that is not blank, found {text!r:.60}", param="input")
+            raise InvalidRequest(f"{place} must be a text that is not blank, found {text!r:.60}", param=param)
         if len(text) > MAX_CHARACTERS:
-            raise InvalidRequest(
-                f"input[{position}] has {len(text)} characters; at most {MAX_CHARACTERS} are taken", param="input"
-            )
+            raise InvalidRequest(f"{place} has {len(text)} characters; at most {MAX_CHARACTERS} are taken", param=param)
         if not _is_unicode(text):
-            raise InvalidRequest(f"input[{position}] holds half of a surrogate pair, which is no character", param="input")
+            raise InvalidRequest(f"{place} holds half of a surrogate pair, which is no character", param=param)
     return texts
 
 

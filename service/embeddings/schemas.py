@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from service.http.bodies import only_characters
 
 MAX_INPUTS = 2048
 MAX_CHARACTERS = 1_000_000
@@ -26,6 +28,9 @@ class EmbeddingsRequest(BaseModel):
     input_type: Literal["query", "document"] = "query"
     strength: Strength | None = None
     collection: str | None = Field(default=None, description="give the vectors that this collection serves")
+
+    # The texts of `input` are checked by the operation, which says which one is wrong.
+    _names_are_unicode = field_validator("model", "collection", mode="before")(only_characters)
 
 
 class EmbeddingsQuery(BaseModel):

@@ -10,7 +10,7 @@ from service.http.pages import Page
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"])
 
 
-@router.get("")
+@router.get("", summary="List encoders")
 def list_all(session: ReadSession, project_id: ProjectId) -> Page[EncoderAnswer]:
     """All encoders of this installation.
 

@@ -8,7 +8,7 @@ from service.errors import Conflict
 from service.ids import new_id
 from service.settings import EncoderSpec
 from service.tables import EncoderRow, Project
-from zerogate.encoder_files import describe_encoder
+from zerogate.encoder_files import EncoderFiles, describe_encoder
 
 
 def ensure_project(session: Session, project_id: str) -> None:
@@ -18,13 +18,16 @@ def ensure_project(session: Session, project_id: str) -> None:
         session.flush()
 
 
-def register_encoder(session: Session, project_id: str, spec: EncoderSpec) -> EncoderRow:
+def describe(spec: EncoderSpec) -> EncoderFiles:
+    """Find the encoder's files and digest them. Raises zerogate.errors.EncoderNotFound or EncoderMismatch."""
+    return describe_encoder(spec.source, prompts=spec.prompts, max_length=spec.max_length, revision=spec.revision)
+
+
+def register_encoder(session: Session, project_id: str, spec: EncoderSpec, files: EncoderFiles) -> EncoderRow:
     """Make the encoder's row, or check that the one of this name is still the same encoder.
 
     Raises Conflict when its files have changed: every model, head and vector over the old ones would silently be wrong.
-    Raises zerogate.errors.EncoderNotFound or EncoderMismatch when the files cannot be used.
     """
-    files = describe_encoder(spec.source, prompts=spec.prompts, max_length=spec.max_length, revision=spec.revision)
     row = find_encoder(session, project_id, spec.name)
     if row is None:
         row = EncoderRow(

@@ -10,7 +10,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, inside_a_body
 from service.http.dependencies import ProjectId, ReadSession, ResourcesDep, WriteSession
 from service.http.pages import DEFAULT_LIMIT, After, Limit, Page, newest_first
 from service.jobs.answers import answer_for, answers_for
@@ -28,25 +28,26 @@ _PING_EVERY = 50  # polls, 15 seconds
 _EVENTS_AT_ONCE = 100
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, summary="Submit a training job")
 def submit(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, body: JobRequest) -> JobAnswer:
     """Train the next version of a model. The answer is the queued job; its state, progress and result are at /v1/jobs/{id}."""
-    job = submit_training(
-        session,
-        resources,
-        project_id,
-        model=body.model,
-        dataset=body.dataset,
-        encoder=body.encoder,
-        evaluation=body.evaluation,
-        recipe=None if body.recipe == "auto" else body.recipe,
-        publish=None if body.publish is None else body.publish.model_dump(),
-        promote=body.promote,
-    )
+    with inside_a_body():
+        job = submit_training(
+            session,
+            resources,
+            project_id,
+            model=body.model,
+            dataset=body.dataset,
+            encoder=body.encoder,
+            evaluation=body.evaluation,
+            recipe=None if body.recipe == "auto" else body.recipe,
+            publish=None if body.publish is None else body.publish.model_dump(),
+            promote=body.promote,
+        )
     return answer_for(session, job)
 
 
-@router.get("")
+@router.get("", summary="List jobs")
 def list_all(
     session: ReadSession,
     project_id: ProjectId,
@@ -63,13 +64,13 @@ def list_all(
     return Page(data=answers_for(session, list(rows)), has_more=has_more)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", summary="Get a job")
 def look(session: ReadSession, project_id: ProjectId, job_id: str) -> JobAnswer:
     """One job."""
     return answer_for(session, get_job(session, project_id, job_id))
 
 
-@router.post("/{job_id}/cancel")
+@router.post("/{job_id}/cancel", summary="Cancel a job")
 def cancel_job(session: WriteSession, project_id: ProjectId, job_id: str) -> JobAnswer:
     """Cancel a job that is queued or running; it registers nothing any more. 409 in any other state."""
     job = get_job(session, project_id, job_id)
@@ -77,7 +78,12 @@ def cancel_job(session: WriteSession, project_id: ProjectId, job_id: str) -> Job
     return answer_for(session, job)
 
 
-@router.get("/{job_id}/events", response_model=Page[JobEventAnswer], responses={200: {"content": {"text/event-stream": {}}}})
+@router.get(
+    "/{job_id}/events",
+    response_model=Page[JobEventAnswer],
+    responses={200: {"content": {"text/event-stream": {}}}},
+    summary="Follow a job's events",
+)
 def events(
     request: Request,
     resources: ResourcesDep,

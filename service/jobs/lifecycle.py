@@ -3,21 +3,23 @@
     queued --claim--> running --succeed--> succeeded
       ^ |                | | '--fail-----> failed
       | '-----cancel-----|-'-------------> cancelled
-      '-----release------'
+      '-release, put_back'
 
 A claim hands out a *token*, one higher than any before. Every write of a worker names its token; a cancel or a takeover raises
 the row's, so a worker that lost its job cannot write any more: `LeaseLost` tells it to stop. All functions flush and none
-commits.
+commits, but `held`, which is a transaction.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.db import now
+from service.db import Database, now
 from service.errors import Conflict, ServiceError
 from service.tables import EventLevel, Job, JobEvent, JobKind, JobState
 
@@ -43,10 +45,9 @@ class Claim:
 def claim(session: Session, job_id: str) -> Claim | None:
     """Take the job if it is queued, or running under a lease that has expired; None when it is neither."""
     time = now()
-    free = or_(Job.state == "queued", and_(Job.state == "running", Job.lease_expires_at < time))
     taken = session.execute(
         update(Job)
-        .where(Job.id == job_id, free)
+        .where(Job.id == job_id, _claimable())
         .values(
             state="running",
             token=Job.token + 1,
@@ -65,7 +66,7 @@ def claim(session: Session, job_id: str) -> Claim | None:
             session,
             mine,
             code="too_many_attempts",
-            message=f"the worker died {MAX_ATTEMPTS} times while it ran this job; it is given up",
+            message=f"{MAX_ATTEMPTS} attempts ended without a result (the job's events tell how); it is given up",
         )
         return None
     add_event(session, job_id, f"started (attempt {mine.attempts})")
@@ -89,9 +90,28 @@ def fail(session: Session, mine: Claim, *, code: str, message: str) -> None:
     add_event(session, mine.job_id, f"failed: {message}", level="error")
 
 
+def check_held(session: Session, mine: Claim) -> None:
+    """Pass while the job is ours, for a transaction that writes elsewhere than in the job's row. Raises LeaseLost."""
+    _write(session, mine, lease_expires_at=now() + LEASE)
+
+
+@contextmanager
+def held(database: Database, mine: Claim) -> Iterator[Session]:
+    """A writing transaction of a job; raises LeaseLost, before anything is written, when the job is no longer ours."""
+    with database.write() as session:
+        check_held(session, mine)
+        yield session
+
+
+def put_back(session: Session, mine: Claim, reason: str) -> None:
+    """running -> queued, because an outside system does not answer; the attempt counts. Raises LeaseLost."""
+    _write(session, mine, state="queued", token=Job.token + 1, lease_expires_at=None, progress=None)
+    add_event(session, mine.job_id, f"put back: {reason}", level="warn")
+
+
 def release(session: Session, mine: Claim) -> None:
     """running -> queued, because this worker is being stopped; the attempt does not count. Raises LeaseLost."""
-    _write(session, mine, state="queued", attempts=Job.attempts - 1, token=Job.token + 1, lease_expires_at=None)
+    _write(session, mine, state="queued", attempts=Job.attempts - 1, token=Job.token + 1, lease_expires_at=None, progress=None)
     add_event(session, mine.job_id, "put back: the worker is being stopped")
 
 
@@ -103,7 +123,7 @@ def cancel(session: Session, job: Job) -> None:
     changed = session.execute(
         update(Job)
         .where(Job.id == job.id, Job.state.in_(CANCELLABLE))
-        .values(state="cancelled", token=Job.token + 1, lease_expires_at=None, finished_at=now())
+        .values(state="cancelled", token=Job.token + 1, lease_expires_at=None, progress=None, finished_at=now())
         .returning(Job.id)
     ).first()
     session.refresh(job)
@@ -119,15 +139,16 @@ def take_over(session: Session) -> None:
     for job_id in session.scalars(
         update(Job)
         .where(Job.state == "running")
-        .values(state="queued", token=Job.token + 1, lease_expires_at=None)
+        .values(state="queued", token=Job.token + 1, lease_expires_at=None, progress=None)
         .returning(Job.id)
     ).all():
         add_event(session, job_id, "put back: the service was restarted", level="warn")
 
 
-def queued_jobs(session: Session) -> list[tuple[str, JobKind]]:
-    """Ids and kinds of all queued jobs, oldest first."""
-    return [(row.id, row.kind) for row in session.execute(select(Job.id, Job.kind).where(Job.state == "queued").order_by(Job.id))]
+def claimable_jobs(session: Session) -> list[tuple[str, JobKind]]:
+    """Ids and kinds of all jobs that `claim` would give out, oldest first: their message may have been lost."""
+    found = session.execute(select(Job.id, Job.kind).where(_claimable()).order_by(Job.id))
+    return [(row.id, row.kind) for row in found]
 
 
 def add_event(
@@ -145,6 +166,10 @@ def error_of(error: Exception) -> dict[str, str]:
     """Code and message of an error that the person who asked can act on."""
     code = error.code if isinstance(error, ServiceError) else _snake(type(error).__name__)
     return {"code": code, "message": str(error)}
+
+
+def _claimable() -> ColumnElement[bool]:
+    return or_(Job.state == "queued", and_(Job.state == "running", Job.lease_expires_at < now()))
 
 
 def _finish(session: Session, mine: Claim, **values: Any) -> None:

@@ -6,14 +6,13 @@ from sqlalchemy.orm import Session
 
 from service.collections.operations import get_or_create_collection
 from service.datasets.queries import get_dataset
-from service.db import now
 from service.errors import InvalidRequest
-from service.ids import new_id
-from service.jobs.lifecycle import add_event
+from service.jobs.queueing import queue_job
 from service.models.operations import get_or_create_model
-from service.queue import enqueue
+from service.names import check_name
 from service.resources import Resources
 from service.tables import Dataset, Job
+from zerogate.errors import ZerogateError
 from zerogate.recipe import Recipe
 
 TRAINABLE = ("pairs",)
@@ -41,7 +40,9 @@ def submit_training(
     """
     found = _trainable(session, project_id, dataset, param="dataset")
     judged_by = None if evaluation is None else _trainable(session, project_id, evaluation, param="evaluation")
-    chosen = Recipe.from_dict(recipe or {})
+    chosen = _recipe(recipe or {})
+    if publish is not None:
+        check_name(publish["collection"], param="publish.collection")
     row = get_or_create_model(session, project_id, model, encoder=encoder, default_encoder=resources.settings.default_encoder)
     request: dict[str, Any] = {
         "evaluation_id": None if judged_by is None else judged_by.id,
@@ -55,20 +56,22 @@ def submit_training(
             session, resources.vectors, project_id, publish["collection"], model=row, indexes=publish.get("indexes") or {}
         )
         request["publish"] = {"collection_id": collection.id, "dataset_id": documents.id}
-    job = Job(
-        id=new_id("job"),
+    return queue_job(
+        session,
+        resources.queue,
         project_id=project_id,
         kind="train",
         request=request,
         model_id=row.id,
         dataset_id=found.id,
-        created_at=now(),
     )
-    session.add(job)
-    session.flush()
-    add_event(session, job.id, "queued")
-    enqueue(session, resources.queue, job)
-    return job
+
+
+def _recipe(numbers: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.from_dict(numbers)
+    except ZerogateError as error:
+        raise InvalidRequest(str(error), code="invalid_recipe", param="recipe") from error
 
 
 def _trainable(session: Session, project_id: str, ref: str, *, param: str) -> Dataset:

@@ -4,26 +4,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.http.bodies import Body
 from service.tables import EventLevel, Job, JobEvent, JobKind, JobState
 from service.vectors.engine import FieldType
 
 
-class PublishRequest(BaseModel):
+class PublishRequest(Body):
     """Where the documents go once the version is trained."""
-
-    model_config = ConfigDict(extra="forbid")
 
     collection: str = Field(description="name; made, and bound to the model, where it is missing")
     documents: str = Field(description="id or name of a dataset of kind documents")
     indexes: dict[str, FieldType] = Field(default={}, description="filterable metadata fields of a collection that is made now")
 
 
-class JobRequest(BaseModel):
+class JobRequest(Body):
     """Train the next version of a model."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"model": "faq", "dataset": "ds_0193...", "promote": "if_better"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "faq", "dataset": "ds_0193...", "promote": "if_better"}]})
 
     model: str = Field(description="name of the model; made where it is missing")
     dataset: str = Field(description="id or name of a dataset of kind pairs")

@@ -37,7 +37,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 ModelRef = Annotated[str, Path(description="`faq`, `faq@3`, or an encoder's name", max_length=100)]
 
 
-@router.get("")
+@router.get("", summary="List models and encoders")
 def list_all(session: ReadSession, project_id: ProjectId) -> Page[ModelAnswer]:
     """All models, then the encoders: everything that an embeddings request may name. Not paginated, as OpenAI's is not."""
     models = [_model_answer(session, model) for model in list_models(session, project_id)]
@@ -45,7 +45,7 @@ def list_all(session: ReadSession, project_id: ProjectId) -> Page[ModelAnswer]:
     return Page(data=models + encoders, has_more=False)
 
 
-@router.get("/{ref}")
+@router.get("/{ref}", summary="Get a model or version")
 def look(session: ReadSession, project_id: ProjectId, ref: ModelRef) -> ModelAnswer | VersionAnswer:
     """A model (`faq`), one of its versions (`faq@3`), or an encoder by its name."""
     asked = parse_ref(ref, param="ref")
@@ -56,7 +56,7 @@ def look(session: ReadSession, project_id: ProjectId, ref: ModelRef) -> ModelAns
     return _model_answer(session, model) if asked.version is None else _version_answer(session, model, asked.version)
 
 
-@router.delete("/{ref}")
+@router.delete("/{ref}", summary="Delete a model or version")
 def delete(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, ref: ModelRef) -> Deleted:
     """Delete a model with all its versions, or one version. 409 while a collection, a job, or a roll back needs it."""
     asked = parse_ref(ref, param="ref")
@@ -70,13 +70,13 @@ def delete(session: WriteSession, resources: ResourcesDep, project_id: ProjectId
     return Deleted(id=ref, object="model.version")
 
 
-@router.get("/{name}/versions/{number}")
+@router.get("/{name}/versions/{number}", summary="Get a version")
 def look_at_version(session: ReadSession, project_id: ProjectId, name: str, number: int) -> VersionAnswer:
     """One version with its scores, verdict and manifest."""
     return _version_answer(session, get_model(session, project_id, name), number)
 
 
-@router.post("/{name}/promote")
+@router.post("/{name}/promote", summary="Promote a version")
 def make_live(
     session: WriteSession, resources: ResourcesDep, project_id: ProjectId, name: str, body: PromoteRequest
 ) -> LiveAnswer:
@@ -88,14 +88,14 @@ def make_live(
     return _live_answer(model, promote(session, resources.queue, model, body.version, force=body.force))
 
 
-@router.post("/{name}/rollback")
+@router.post("/{name}/rollback", summary="Roll back")
 def go_back(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, name: str) -> LiveAnswer:
     """Make live what was live before the current promotion; again, and it goes back further."""
     model = get_model(session, project_id, name)
     return _live_answer(model, roll_back(session, resources.queue, model))
 
 
-@router.get("/{name}/promotions")
+@router.get("/{name}/promotions", summary="List promotions")
 def history(session: ReadSession, project_id: ProjectId, name: str) -> Page[PromotionAnswer]:
     """The model's history, oldest first."""
     model = get_model(session, project_id, name)

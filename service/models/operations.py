@@ -91,12 +91,15 @@ def passes_promotion_check(version: Version) -> bool:
 
 
 def promote(session: Session, queue: JobQueue, model: Model, number: int, *, force: bool = False) -> Promotion:
-    """Make the version live, and let its vectors be made in every collection of the model. Live already: nothing changes.
+    """Make the version live, and let its vectors be made in every collection of the model.
+
+    Live already: nothing changes, but vectors that are missing somewhere are made.
 
     Raises NotFound for an unknown version, Conflict with the numbers when the promotion check says no.
     """
     version = get_version(session, model, number)
     if number == model.live_version:
+        schedule_reheads(session, queue, model)  # an earlier one may have failed or been cancelled
         return get_promotion(session, model.promotion_id)
     if not force and not passes_promotion_check(version):
         raise Conflict(f"{model.name}@{number} did not pass the promotion check: {_told(version)}; "

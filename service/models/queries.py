@@ -37,7 +37,9 @@ def list_versions(session: Session, model_id: str) -> Sequence[Version]:
 
 def get_version(session: Session, model: Model, number: int) -> Version:
     """A version of the model. Raises NotFound, naming those that there are."""
-    version = session.scalar(select(Version).filter_by(model_id=model.id, number=number))
+    # A number that no column can hold is unknown like any other; the database's driver would crash on it.
+    is_possible = 0 <= number < 2**63
+    version = session.scalar(select(Version).filter_by(model_id=model.id, number=number)) if is_possible else None
     if version is None:
         known = ", ".join(str(other.number) for other in list_versions(session, model.id))
         raise NotFound(f"model '{model.name}' has no version {number}; it has {known}", code="version_not_found", param="version")
@@ -102,3 +104,8 @@ def _encoder_as_version(row: EncoderRow) -> VersionFacts:
     return VersionFacts(
         model=row.name, number=0, version_id=row.id, artifact_key=None, manifest={}, strength=1.0, encoder=facts_of(row)
     )
+
+
+def artifact_keys(session: Session) -> set[str]:
+    """The keys of the folders of all versions' files, of every project."""
+    return set(session.scalars(select(Version.artifact_key).where(Version.artifact_key.is_not(None))))

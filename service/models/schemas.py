@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from service.http.bodies import Body
 from service.tables import EncoderRow, Model, Promotion, PromotionAction, Version
 
 
@@ -50,10 +51,8 @@ class PromotionAnswer(BaseModel):
     forced: bool
 
 
-class PromoteRequest(BaseModel):
+class PromoteRequest(Body):
     """Which version shall be live."""
-
-    model_config = ConfigDict(extra="forbid")
 
     version: int = Field(ge=0)
     force: bool = Field(default=False, description="promote it even when the promotion check says no")

@@ -46,8 +46,11 @@ def create_shard(path: Path, *, dim: int, indexes: Mapping[str, FieldType]) -> N
         for field, field_type in indexes.items():
             shard.update(edge.UpdateOperation.create_field_index(field, INDEX_TYPES[field_type]))
         shard.flush()
-    finally:
+    except BaseException:  # a field that Edge cannot index
         shard.close()
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shard.close()
     unfinished.rename(path)
     _fsync(path.parent)
 

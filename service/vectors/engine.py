@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 FieldType = Literal["keyword", "integer", "float", "bool", "datetime", "text"]
-FIELD_TYPES: tuple[FieldType, ...] = ("keyword", "integer", "float", "bool", "datetime", "text")
 
 Matrix = NDArray[np.float32]  # (n, dim), unit rows
 Payload = dict[str, Any]
