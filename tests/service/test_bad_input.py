@@ -148,13 +148,13 @@ _HALF = "\ud800"
 # method and path, body: status, param and words of the error
 REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None, int, str | None, tuple[str, ...]]] = {
     # training
-    "an unknown dataset": ("POST", "/v1/jobs", {**_TRAIN, "dataset": "none"}, 404, "dataset", ("no dataset 'none'",)),
+    "an unknown dataset": ("POST", "/v1/jobs", {**_TRAIN, "dataset": "none"}, 400, "dataset", ("no dataset 'none'",)),
     "training on documents": ("POST", "/v1/jobs", {**_TRAIN, "dataset": "docs"}, 400, "dataset", ("kind documents", "pairs")),
     "judging by documents": ("POST", "/v1/jobs", {**_TRAIN, "evaluation": "docs"}, 400, "evaluation", ("kind documents",)),
     "a wrong encoder": (
-        "POST", "/v1/jobs", {**_TRAIN, "model": "new", "encoder": "bert"}, 404, "encoder", ("no encoder 'bert'", ENCODER)
+        "POST", "/v1/jobs", {**_TRAIN, "model": "new", "encoder": "bert"}, 400, "encoder", ("no encoder 'bert'", ENCODER)
     ),
-    "a wrong encoder for a model": ("POST", "/v1/jobs", {**_TRAIN, "encoder": "bert"}, 404, "encoder", ("no encoder 'bert'",)),
+    "a wrong encoder for a model": ("POST", "/v1/jobs", {**_TRAIN, "encoder": "bert"}, 400, "encoder", ("no encoder 'bert'",)),
     "a model with a slash": ("POST", "/v1/jobs", {**_TRAIN, "model": "a/b"}, 400, "model", ("'a/b' is no name",)),
     "a model with a version": ("POST", "/v1/jobs", {**_TRAIN, "model": "m@1"}, 400, "model", ("no '@'",)),
     "a model with a line break": ("POST", "/v1/jobs", {**_TRAIN, "model": "m\n"}, 400, "model", ("is no name",)),
@@ -170,7 +170,7 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None, int, str | None, tupl
     "no dataset": ("POST", "/v1/jobs", {"model": "m"}, 400, "dataset", ("is missing",)),
     "no characters in a name": ("POST", "/v1/jobs", {**_TRAIN, "dataset": _HALF}, 400, "dataset", ("surrogate",)),
     "publishing an unknown dataset": (
-        "POST", "/v1/jobs", {**_TRAIN, "model": "new", "publish": {"collection": "new", "documents": "none"}}, 404,
+        "POST", "/v1/jobs", {**_TRAIN, "model": "new", "publish": {"collection": "new", "documents": "none"}}, 400,
         "publish.documents", ("no dataset 'none'",),
     ),
     "publishing pairs": (
@@ -191,7 +191,7 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None, int, str | None, tupl
     ),
     "publishing with an index that cannot be": (
         "POST", "/v1/jobs", {**_TRAIN, "publish": {"collection": "new", "documents": "docs", "indexes": {"a[": "keyword"}}}, 400,
-        None, ("a[",),
+        "indexes", ("'a['",),
     ),
     "publishing with a field of its own": (
         "POST", "/v1/jobs", {**_TRAIN, "publish": {"collection": "new", "documents": "docs", "wait": True}}, 400,
@@ -258,24 +258,27 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None, int, str | None, tupl
     ),
     "a version that cannot be": ("POST", "/v1/collections/shelf/search", {"query": "a", "version": 10**30}, 409, "version", ()),
     # collections
-    "a collection of no model": ("POST", "/v1/collections", {"name": "new", "model": "none"}, 404, "model", ("'none'",)),
+    "a collection of no model": ("POST", "/v1/collections", {"name": "new", "model": "none"}, 400, "model", ("'none'",)),
     "a collection with a slash": ("POST", "/v1/collections", {"name": "a/b", "model": "m"}, 400, "name", ("'a/b' is no name",)),
     "a collection that is there": ("POST", "/v1/collections", {"name": "shelf", "model": "m"}, 409, "name", ("'shelf'",)),
     "an unknown index type": (
         "POST", "/v1/collections", {"name": "new", "model": "m", "indexes": {"n": "number"}}, 400, "indexes.n", ("'integer'",)
     ),
     "an index that cannot be": (
-        "POST", "/v1/collections", {"name": "new", "model": "m", "indexes": {"a[": "keyword"}}, 400, None, ("a[",)
+        "POST", "/v1/collections", {"name": "new", "model": "m", "indexes": {"a[": "keyword"}}, 400, "indexes", ("'a['",)
     ),
     "an index without a name": (
-        "POST", "/v1/collections", {"name": "new", "model": "m", "indexes": {"": "keyword"}}, 400, None, ("default_new",)
+        "POST", "/v1/collections", {"name": "new", "model": "m", "indexes": {"": "keyword"}}, 400, "indexes", ("''",)
+    ),
+    "an index on the payload's field": (
+        "POST", "/v1/collections", {"name": "new", "model": "m", "indexes": {"metadata.n": "keyword"}}, 400, "indexes", ("'n'",)
     ),
     "an index in no characters": (
         "POST", "/v1/collections", {"name": "new", "model": "m", "indexes": {_HALF: "keyword"}}, 400, "indexes", ("surrogate",)
     ),
     # documents
     "documents for nobody": ("POST", "/v1/collections/none/documents", {"rows": DOCUMENTS}, 404, "collection", ("'none'",)),
-    "an unknown documents dataset": ("POST", "/v1/collections/shelf/documents", {"dataset": "none"}, 404, "dataset", ("'none'",)),
+    "an unknown documents dataset": ("POST", "/v1/collections/shelf/documents", {"dataset": "none"}, 400, "dataset", ("'none'",)),
     "pairs for documents": ("POST", "/v1/collections/shelf/documents", {"dataset": "pairs"}, 400, "dataset", ("kind pairs",)),
     "no documents": ("POST", "/v1/collections/shelf/documents", {"rows": []}, 400, "rows", ("at least 1",)),
     "neither dataset nor rows": ("POST", "/v1/collections/shelf/documents", {}, 400, None, ("either 'dataset' or 'rows'",)),
@@ -483,7 +486,7 @@ def test_a_used_dataset_is_hidden_and_comes_back_when_it_is_uploaded_again(servi
 
     for ref in ("used", made["id"]):
         assert service.client.http.get(f"/v1/datasets/{ref}").status_code == 404
-        assert service.client.http.post("/v1/jobs", json={"model": "m", "dataset": ref}).status_code == 404
+        assert service.client.http.post("/v1/jobs", json={"model": "m", "dataset": ref}).status_code == 400
     assert made["id"] not in [one["id"] for one in service.client.get("/v1/datasets", limit=100)["data"]]
     assert service.client.get(f"/v1/jobs/{job['id']}")["dataset"] == made["id"]  # what the version came from is still told
     assert len(kept_rows(service, made)) == 30

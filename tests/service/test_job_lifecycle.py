@@ -15,7 +15,7 @@ from cli.migrate import migrate
 from service.collections.operations import create_collection, submit_deletion
 from service.collections.writing import acquire_writer, release_writer
 from service.db import Database, after_commit, make_engine, now
-from service.encoders.operations import ensure_project, register_encoder
+from service.encoders.operations import describe, ensure_project, register_encoder
 from service.errors import Conflict
 from service.ids import new_id
 from service.jobs.lifecycle import (
@@ -339,7 +339,7 @@ def test_a_job_whose_worker_died_five_times_is_given_up_with_the_reason(database
     assert job.state == "failed"
     assert job.error is not None
     assert job.error["code"] == "too_many_attempts"
-    assert "died 5 times" in job.error["message"]
+    assert "5 attempts ended without a result" in job.error["message"]
     assert messages(database, job_id)[-1] == f"failed: {job.error['message']}"
 
 
@@ -444,9 +444,10 @@ def resources(tmp_path: Path) -> Iterator[Resources]:
     settings = Settings(data_dir=tmp_path, encoder_dtype="float32")
     opened = open_resources(settings, RecordingQueue())
     migrate(opened.database.engine)
+    files = describe(settings.encoders[0])
     with opened.database.write() as session:
         ensure_project(session, DEFAULT_PROJECT)
-        register_encoder(session, DEFAULT_PROJECT, settings.encoders[0])
+        register_encoder(session, DEFAULT_PROJECT, settings.encoders[0], files)
     yield opened
     opened.close()
 
@@ -454,6 +455,7 @@ def resources(tmp_path: Path) -> Iterator[Resources]:
 @pytest.fixture
 def publish_job(resources: Resources) -> str:
     """A queued job that deletes a document that is not there: real work for a worker, and no text to encode."""
+    other = claimed(resources.database, new_job(resources.database))
     with resources.database.write() as session:
         model = get_or_create_model(
             session, DEFAULT_PROJECT, "faq", encoder=None, default_encoder=resources.settings.default_encoder
@@ -490,7 +492,7 @@ def test_messages_that_come_at_once_run_the_job_once(resources: Resources, publi
 def test_a_message_that_comes_while_the_job_runs_does_nothing(resources: Resources, publish_job: str) -> None:
     with resources.database.write() as session:  # another writer has the collection, so the job waits for it
         collection_id = session.scalars(select(Collection.id)).one()
-        assert acquire_writer(session, collection_id, "job_other")
+        assert acquire_writer(session, collection_id, other)
     worker = threading.Thread(target=run_job, args=[resources, publish_job, threading.Event()])
     worker.start()
     wait_for_stage(resources.database, publish_job, "wait for the collection's writer")
@@ -499,16 +501,17 @@ def test_a_message_that_comes_while_the_job_runs_does_nothing(resources: Resourc
 
     assert worker.is_alive()
     with resources.database.write() as session:
-        release_writer(session, collection_id, "job_other")
+        release_writer(session, collection_id, other)
     worker.join(10)
     assert look(resources.database, publish_job).state == "succeeded"
     assert messages(resources.database, publish_job).count("started (attempt 1)") == 1
 
 
 def test_a_worker_that_is_being_stopped_puts_its_job_back(resources: Resources, publish_job: str) -> None:
+    other = claimed(resources.database, new_job(resources.database))
     with resources.database.write() as session:
         collection_id = session.scalars(select(Collection.id)).one()
-        assert acquire_writer(session, collection_id, "job_other")
+        assert acquire_writer(session, collection_id, other)
     stopping = threading.Event()
     worker = threading.Thread(target=run_job, args=[resources, publish_job, stopping])
     worker.start()

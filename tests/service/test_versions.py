@@ -662,7 +662,7 @@ def test_a_writer_waits_for_the_one_before_and_goes_on_when_its_lease_is_over(se
             for name, value in values.items():
                 setattr(row, name, value)
 
-    lease(writer_job_id="job_other", writer_expires_at=now() + timedelta(seconds=30))
+    lease(writer="job_other:1", writer_expires_at=now() + timedelta(seconds=30))
     job = service.post(f"/v1/collections/{shelf}/documents", {"rows": [{"id": "patient", "text": "patience"}]})
     for _ in range(200):
         waiting = service.get(f"/v1/jobs/{job['id']}")

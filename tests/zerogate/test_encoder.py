@@ -190,14 +190,15 @@ def test_threads_encode_and_count_at_once_and_get_their_own_answers(encoder: Enc
     halves = [TEXTS[2:26:2], TEXTS[3:26:2]]
     counts = encoder.count_tokens(TEXTS)
 
-    with ThreadPoolExecutor(3) as pool:
-        counting = [pool.submit(encoder.count_tokens, TEXTS * 20) for _ in range(6)]
-        encoding = [pool.submit(encoder.encode, texts, role="document") for texts in halves * 3]
+    with ThreadPoolExecutor(4) as pool:
+        answers = [
+            (pool.submit(encoder.encode, texts, role="document"), pool.submit(encoder.count_tokens, TEXTS * 10))
+            for texts in halves * 4
+        ]
 
-    for number, made in enumerate(encoding):
+    for number, (made, counted) in enumerate(answers):
         np.testing.assert_allclose(made.result(), vectors[2 + number % 2 : 26 : 2], atol=1e-6)
-    for counted in counting:
-        assert counted.result() == counts * 20
+        assert counted.result() == counts * 10
 
 
 def test_no_texts_give_no_rows(encoder: Encoder) -> None:
