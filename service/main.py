@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from service.collections.endpoints import router as collections
 from service.datasets.endpoints import router as datasets
@@ -28,7 +29,8 @@ def create_app(resources: Resources, *, stopping: threading.Event | None = None)
         yield
         ended.set()
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Zerogate",
         summary="Fine-tune text embeddings without breaking them.",
         version=importlib.metadata.version("zerogate"),

@@ -155,6 +155,7 @@ def _store(resources: Resources, inputs: _Inputs, outcome: _Outcome, artifact_ke
     matrix.update(outcome.vectors.documents.data)
     matrix.update(outcome.task.train.data)
     facts = {
+        "encoder_dtype": resources.models.encoder(inputs.encoder).encoder.dtype,
         "dataset_sha256": inputs.dataset_sha256,
         "training_matrix_sha256": matrix.hexdigest(),
         "recipe": inputs.recipe.to_dict(),

@@ -109,9 +109,9 @@ def _download(hub_id: str, revision: str | None) -> Path:
 
 def _check_weights(source: str, path: Path) -> None:
     """Refuse weights in another format, in any module: they would be loaded as pickles, and are in no fingerprint."""
-    folders = [path, *(path / module["path"] for module in _modules(path))]
+    folders = _folders(path)
     pickled = any(list(folder.glob("pytorch_model*.bin")) and not list(folder.glob(_WEIGHTS)) for folder in folders)
-    if pickled or not list(path.rglob(_WEIGHTS)):
+    if pickled or not any(list(folder.rglob(_WEIGHTS)) for folder in folders):
         raise EncoderMismatch(
             f"encoder '{source}' has no .safetensors weights in {path}; other formats may hold pickles and are refused"
         )
@@ -121,7 +121,7 @@ def _fingerprint(path: Path, prompts: Mapping[Role, str], max_length: int) -> st
     """Digest of everything that decides the vectors of a text: weights, tokenizer, modules, limit and prompts (not the dtype)."""
     digest = hashlib.sha256(json.dumps({"max_length": max_length, "prompts": dict(sorted(prompts.items()))}).encode())
     patterns = (f"**/{_WEIGHTS}", *(f"**/{name}" for name in (*_TOKENIZER, *_MODULES)))
-    for file in sorted({file for pattern in patterns for file in path.glob(pattern)}):
+    for file in sorted({file for folder in _folders(path) for pattern in patterns for file in folder.glob(pattern)}):
         digest.update(f"\n{file.relative_to(path).as_posix()} {_sha256(file)}".encode())
     return digest.hexdigest()
 
@@ -143,6 +143,11 @@ def _modules(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _folders(path: Path) -> list[Path]:
+    """The encoder's folder and those of its modules: `**` finds these as well, but not where one of them is a link."""
+    return [path, *(path / module["path"] for module in _modules(path))]
+
+
 def _own_prompts(path: Path) -> dict[Role, str]:
     stored = _read_json(path / "config_sentence_transformers.json").get("prompts") or {}
     found: dict[Role, str] = {}
@@ -154,11 +159,12 @@ def _own_prompts(path: Path) -> dict[Role, str]:
 
 
 def _own_max_length(path: Path) -> int:
-    chosen = _read_json(path / "sentence_bert_config.json").get("max_seq_length")
+    home = path / next((module["path"] for module in _modules(path)), "")  # the transformer's; at first that was 0_Transformer
+    chosen = _read_json(home / "sentence_bert_config.json").get("max_seq_length")
     # As sentence-transformers does: since 6.0 it keeps a chosen limit in the tokenizer's configuration.
     limits = (
-        _read_json(path / "config.json").get("max_position_embeddings"),
-        _read_json(path / "tokenizer_config.json").get("model_max_length"),
+        _read_json(home / "config.json").get("max_position_embeddings"),
+        _read_json(home / "tokenizer_config.json").get("model_max_length"),
     )
     # Some tokenizers write 1e30 for "no limit of my own", XLNet -1.
     return int(chosen or min((limit for limit in limits if limit and 0 < limit < 1_000_000), default=512))

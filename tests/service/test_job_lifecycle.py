@@ -24,9 +24,12 @@ from service.jobs.lifecycle import (
     LeaseLost,
     add_event,
     cancel,
+    check_held,
     claim,
     claimable_jobs,
     fail,
+    held,
+    put_back,
     release,
     renew,
     succeed,
@@ -37,6 +40,7 @@ from service.queue import enqueue
 from service.resources import DEFAULT_PROJECT, Resources, open_resources
 from service.settings import Settings
 from service.tables import Collection, Job, JobEvent, JobKind
+from workers.sweep import sweep
 from workers.tasks import run_job
 
 
@@ -123,6 +127,8 @@ WRITES: dict[str, Callable[[Any, Claim], None]] = {
     "succeed": lambda session, mine: succeed(session, mine, {"version": "faq@9"}),
     "fail": lambda session, mine: fail(session, mine, code="too_late", message="too late"),
     "release": release,
+    "put back": lambda session, mine: put_back(session, mine, "no answer"),
+    "check": check_held,
 }
 
 
@@ -216,6 +222,7 @@ ENDS: dict[str, Callable[[Any, Claim], None]] = {
     "succeed": WRITES["succeed"],
     "fail": WRITES["fail"],
     "release": release,
+    "put back": WRITES["put back"],
     "cancel": lambda session, mine: cancel(session, session.get_one(Job, mine.job_id)),
     "take over": lambda session, _mine: take_over(session),
 }
@@ -324,6 +331,34 @@ def test_a_released_job_is_queued_again_and_the_attempt_does_not_count(database:
     with pytest.raises(LeaseLost), database.write() as session:
         succeed(session, mine, {})
     assert claimed(database, job_id).attempts == 1
+
+
+def test_a_job_put_back_by_an_outage_is_queued_again_and_the_attempt_counts(database: Database) -> None:
+    job_id = new_job(database)
+    mine = claimed(database, job_id)
+
+    with database.write() as session:
+        put_back(session, mine, "the disk is full")
+
+    job = look(database, job_id)
+    assert (job.state, job.attempts) == ("queued", 1)
+    assert messages(database, job_id)[-1] == "put back: the disk is full"
+    with pytest.raises(LeaseLost), database.write() as session:
+        succeed(session, mine, {})
+    assert claimed(database, job_id).attempts == 2
+
+
+def test_a_transaction_of_a_job_that_was_lost_does_not_begin(database: Database) -> None:
+    job_id = new_job(database)
+    mine = claimed(database, job_id)
+    with database.write() as session:
+        cancel(session, session.get_one(Job, job_id))
+    begun = []
+
+    with suppress(LeaseLost), held(database, mine):
+        begun.append(mine)
+
+    assert begun == []
 
 
 def test_a_job_whose_worker_died_five_times_is_given_up_with_the_reason(database: Database) -> None:
@@ -435,6 +470,21 @@ def test_a_broker_that_is_down_loses_the_message_and_not_the_job(database: Datab
     assert others == ["ran"]
 
 
+def test_the_sweep_sends_a_message_for_every_job_that_could_be_claimed_and_no_other(database: Database) -> None:
+    lost, expired, running, done, cancelled = (new_job(database, kind) for kind in ("train", *["publish"] * 4))
+    for job_id in (expired, running, done):
+        mine = claimed(database, job_id)
+    let_lease_expire(database, expired)
+    with database.write() as session:
+        succeed(session, mine, {})
+        cancel(session, session.get_one(Job, cancelled))
+    queue = RecordingQueue()
+
+    assert sweep(database, queue) == 2
+
+    assert queue.sent == [(lost, "train"), (expired, "publish")]
+
+
 # --- delivery -----------------------------------------------------------------------------------------------------------------
 
 
@@ -524,6 +574,43 @@ def test_a_worker_that_is_being_stopped_puts_its_job_back(resources: Resources, 
     assert (job.state, job.attempts) == ("queued", 0)
     run_job(resources, publish_job, stopping)  # what is still in the queue is not begun
     assert look(resources.database, publish_job).state == "queued"
+
+
+def test_an_attempt_that_lost_its_job_does_not_give_the_collection_of_the_next_one_back(
+    resources: Resources, publish_job: str
+) -> None:
+    database = resources.database
+    old = claimed(database, publish_job)
+    with database.write() as session:
+        collection_id = session.scalars(select(Collection.id)).one()
+        assert acquire_writer(session, collection_id, old)
+    let_lease_expire(database, publish_job)
+    new = claimed(database, publish_job)
+    with database.write() as session:
+        assert acquire_writer(session, collection_id, new)  # at once: the first attempt can write nothing any more
+
+    with database.write() as session:
+        release_writer(session, collection_id, old)
+
+    with database.read() as session:
+        assert session.get_one(Collection, collection_id).writer == f"{publish_job}:{new.token}"
+    with pytest.raises(LeaseLost), database.write() as session:
+        acquire_writer(session, collection_id, old)
+    other = claimed(database, new_job(database))
+    with database.write() as session:
+        assert not acquire_writer(session, collection_id, other)
+
+
+def test_an_outage_delays_a_job_and_does_not_fail_it(resources: Resources, publish_job: str) -> None:
+    resources.vectors.close()  # every call answers Unavailable from now on
+
+    run_job(resources, publish_job, threading.Event())
+
+    job = look(resources.database, publish_job)
+    assert (job.state, job.attempts, job.error) == ("queued", 1, None)
+    assert messages(resources.database, publish_job)[-1] == "put back: The vector engine is closed."
+    with resources.database.read() as session:  # and the collection is free for others meanwhile
+        assert session.scalars(select(Collection.writer)).one() is None
 
 
 def test_a_job_that_crashes_fails_with_the_kind_of_error_and_no_more(resources: Resources, publish_job: str) -> None:

@@ -132,6 +132,34 @@ def test_a_fingerprint_changes_with_everything_that_changes_vectors(tmp_path: Pa
     assert described(tmp_path / "b", **{name: content}).fingerprint != described(tmp_path / "a").fingerprint
 
 
+@pytest.mark.parametrize("name", [name for name in FOLDER if name not in ("README.md", "modules.json", "1_Pooling/config.json")])
+def test_a_transformer_in_a_folder_of_its_own_counts_as_well(tmp_path: Path, name: str) -> None:
+    """The layout of the first sentence-transformers: 0_Transformer beside 1_Pooling."""
+    modules = [{**MODULES[0], "path": "0_Transformer"}, MODULES[1]]
+    moved = {name: None for name in FOLDER if "/" not in name} | {
+        f"0_Transformer/{name}": content for name, content in FOLDER.items() if "/" not in name
+    }
+
+    found = described(tmp_path / "a", **{**moved, "modules.json": modules})
+
+    assert (found.dim, found.max_length) == (24, 128)
+    changed = {**moved, "modules.json": modules, f"0_Transformer/{name}": b'{"hidden_act": "relu"}'}
+    assert described(tmp_path / "b", **changed).fingerprint != found.fingerprint
+
+
+def test_a_module_behind_a_link_counts_as_well(tmp_path: Path) -> None:
+    encoders = [written(tmp_path / name, **{"1_Pooling/config.json": None}) for name in ("a", "b")]
+    for encoder, mode in zip(encoders, ("mean", "cls"), strict=True):
+        pooling = tmp_path / f"{mode} pooling"
+        pooling.mkdir()
+        (pooling / "config.json").write_text(json.dumps({"embedding_dimension": 24, "pooling_mode": mode}))
+        (encoder / "1_Pooling").symlink_to(pooling)
+
+    fingerprints = {describe_encoder(str(encoder)).fingerprint for encoder in encoders}
+
+    assert len(fingerprints) == 2
+
+
 def test_a_fingerprint_changes_with_the_prompts_and_the_limit_that_are_asked_for(tmp_path: Path) -> None:
     source = str(written(tmp_path))
 
