@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from zerogate.errors import TooFewExamples, TrainingDiverged
 from zerogate.heads import SkipHead
-from zerogate.losses import contrastive, same_pairs
+from zerogate.losses.contrastive import contrastive, same_pairs
 from zerogate.recipe import MIN_PAIRS, Recipe
 
 
@@ -47,8 +47,8 @@ def fit(
     if len(pairs) < MIN_PAIRS:
         raise TooFewExamples("pairs to train on", found=len(pairs), needed=MIN_PAIRS)
     started = time.perf_counter()
-    A, P = (torch.from_numpy(np.ascontiguousarray(side)).to(device) for side in (anchors, positives))
-    index = torch.from_numpy(pairs).to(device)  # (k, 2)
+    A, P = (torch.from_numpy(np.require(side, requirements=["C", "W"])).to(device) for side in (anchors, positives))
+    index = torch.from_numpy(np.require(pairs, requirements=["C", "W"])).to(device)  # (k, 2)
     head = (
         SkipHead(A.shape[1], blocks=recipe.blocks, bias=recipe.bias, dropout=recipe.dropout, seed=recipe.seed).to(device).eval()
     )
@@ -58,7 +58,7 @@ def fit(
     optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     batches = -(-len(pairs) // recipe.batch_size)
     steps = recipe.epochs * batches
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps + 1)  # the very last rate is 0: a step of it would be lost
     shuffle = torch.Generator().manual_seed(recipe.seed)
     losses: list[float] = []
     last = float("nan")
@@ -84,4 +84,6 @@ def fit(
                 raise TrainingDiverged(step, last)
             total += last
         losses.append(total / batches)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in head.parameters()):
+        raise TrainingDiverged(steps, float("nan"))
     return Fit(head.eval().cpu(), time.perf_counter() - started, losses, identity_at_start)

@@ -34,9 +34,9 @@ class PairTask:
 def pair_task(rows: Iterable[Mapping[str, Any]], evaluation: Iterable[Mapping[str, Any]] | None = None) -> PairTask:
     """Split rows of kind pairs into training and test.
 
-    With `evaluation` its rows are the test (those of split test, if it names splits) and all other rows train; else the rows of
-    split test are held out; else those of split validation; else every fifth anchor, chosen by the digest of its text.
-    A test anchor is never trained on, even where its row stands in another split.
+    With `evaluation` its rows are the test (those of split test, if it has any) and the rows that are of split train or of none
+    train; else the rows of split test are held out; else those of split validation; else every fifth anchor, chosen by the digest
+    of its text. A test anchor is never trained on, and all its positives are relevant, even where a row stands in another split.
     Raises TooFewExamples.
     """
     own = list(rows)
@@ -73,20 +73,21 @@ def _index(own: list[Mapping[str, Any]], train: list[Mapping[str, Any]], test: l
     trained = dict.fromkeys(
         (anchors.setdefault(row["anchor"], len(anchors)), documents.setdefault(row["positive"], len(documents))) for row in train
     )
-    relevant: dict[int, dict[int, None]] = {}
-    for row in test:
-        query = anchors.setdefault(row["anchor"], len(anchors))
-        relevant.setdefault(query, {})[documents.setdefault(row["positive"], len(documents))] = None
+    relevant: dict[str, dict[int, None]] = {row["anchor"]: {} for row in test}
+    for row in (*test, *own):  # whatever is known to belong to a test anchor is relevant, from whichever split
+        if row["anchor"] in relevant:
+            relevant[row["anchor"]][documents.setdefault(row["positive"], len(documents))] = None
     if len(trained) < MIN_PAIRS:
         raise TooFewExamples(
             "pairs to train on (without those whose anchor is in the test)", found=len(trained), needed=MIN_PAIRS
         )
     if len(relevant) < MIN_TEST_QUERIES:
         raise TooFewExamples("distinct anchors to test on", found=len(relevant), needed=MIN_TEST_QUERIES)
+    queries = [anchors.setdefault(anchor, len(anchors)) for anchor in relevant]
     return PairTask(
         anchors=list(anchors),
         documents=list(documents),
         train=np.asarray(list(trained), dtype=np.int64),
-        queries=np.asarray(list(relevant), dtype=np.int64),
+        queries=np.asarray(queries, dtype=np.int64),
         relevant=[list(found) for found in relevant.values()],
     )
