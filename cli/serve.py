@@ -1,9 +1,12 @@
 """`zerogate serve`, and the same service inside another program (`zerogate demo`, tests)."""
 
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,8 +21,15 @@ _START_SECONDS = 60.0
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
+    # Uvicorn raises the signal once more when the server has shut down, and by default SIGTERM would end the process there:
+    # before the workers have put their jobs back and the vectors are flushed.
+    signal.signal(signal.SIGTERM, _leave)
     with embedded_service(settings) as service:
         _server(service.app, settings.host, settings.port, service.stopping).run()
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 @contextmanager

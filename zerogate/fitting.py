@@ -58,7 +58,8 @@ def fit(
     optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     batches = -(-len(pairs) // recipe.batch_size)
     steps = recipe.epochs * batches
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps + 1)  # the very last rate is 0: a step of it would be lost
+    # One step more than there are: the very last rate is 0, and a step of it would be lost.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps + 1)
     shuffle = torch.Generator().manual_seed(recipe.seed)
     losses: list[float] = []
     last = float("nan")

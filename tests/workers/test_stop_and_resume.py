@@ -134,40 +134,7 @@ def test_a_cancelled_publish_leaves_whole_points_and_the_next_one_completes_them
     assert sorted(hit["metadata"]["n"] for hit in found) == list(range(356))
 
 
-# --- stop ---------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_service_stopped_during_a_training_finishes_it_after_the_next_start(start: Start, tmp_path: Path) -> None:
-    with start(tmp_path) as client:
-        job_id = train(client, SHORT)
-        wait_for(client, job_id, is_fitting)
-
-    with start(tmp_path) as client:
-        ended = client.wait(job_id)
-
-        assert (ended["state"], ended["result"]["version"], ended["attempts"]) == ("succeeded", "m@1", 1)
-        assert client.get("/v1/models/m")["versions"] == [0, 1]
-        messages = told(client, job_id)
-        assert messages.count("put back: the worker is being stopped") == 1
-        assert messages.count("started (attempt 1)") == 2
-        assert messages.count("succeeded") == 1
-        assert len(heads(tmp_path)) == 2
-
-
-def test_what_was_queued_when_the_service_stopped_is_done_after_the_next_start(start: Start, tmp_path: Path) -> None:
-    with start(tmp_path) as client:
-        first = train(client, ENDLESS)
-        wait_for(client, first, is_fitting)
-        second = train(client, {"epochs": 1})
-
-    with start(tmp_path) as client:
-        client.post(f"/v1/jobs/{first}/cancel")
-
-        assert client.wait(second)["result"]["version"] == "m@1"
-        assert client.get(f"/v1/jobs/{first}")["state"] == "cancelled"
-
-
-# --- kill ---------------------------------------------------------------------------------------------------------------------
+# --- stop and kill -----------------------------------------------------------------------------------------------------------
 
 _MAIN = "import sys; sys.argv = ['zerogate', *sys.argv[1:]]; from cli.main import main; main()"
 
@@ -212,6 +179,39 @@ def own_process(folder: Path) -> Iterator[tuple[Client, subprocess.Popen[bytes]]
 def kill(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait(10) == -signal.SIGKILL
+
+
+def test_a_service_stopped_by_a_signal_puts_its_work_back_and_finishes_it_after_the_next_start(
+    start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with own_process(folder) as (client, process):
+        running, waiting = train(client, SHORT), train(client, {"epochs": 1})
+        wait_for(client, running, is_fitting)
+        watch = threading.Timer(30, process.kill)
+        watch.start()
+
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait() == 0
+        watch.cancel()
+    assert "Traceback" not in (tmp_path / "serve.log").read_text()
+    with closing(sqlite3.connect(folder / "zerogate.db")) as database:
+        rows = database.execute("SELECT id, state, attempts FROM jobs ORDER BY id").fetchall()
+    assert rows == [(running, "queued", 0), (waiting, "queued", 0)]
+
+    with start(folder) as client:
+        ended = [client.wait(job_id) for job_id in (running, waiting)]
+
+        assert [(job["state"], job["attempts"]) for job in ended] == [("succeeded", 1)] * 2
+        assert [job["result"]["version"] for job in ended] == ["m@1", "m@2"]
+        assert client.get("/v1/models/m")["versions"] == [0, 1, 2]
+        messages = told(client, running)
+        assert messages.count("put back: the worker is being stopped") == 1
+        assert messages.count("started (attempt 1)") == 2
+        assert messages.count("succeeded") == 1
+        assert len(heads(folder)) == 4
 
 
 def test_a_training_whose_process_is_killed_is_done_again_once_and_gives_the_same_head(start: Start, tmp_path: Path) -> None:
@@ -331,19 +331,11 @@ def test_two_services_on_folders_of_their_own_do_not_take_each_others_jobs(servi
             assert [told(client, job_id).count("started (attempt 1)") for job_id in ids] == [1, 1, 1]
 
 
-def test_a_signal_stops_the_service_in_order(tmp_path: Path) -> None:
+def test_ctrl_c_stops_an_idle_service_without_a_traceback(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    with own_process(folder) as (client, process):
-        job_id = train(client, ENDLESS)
-        wait_for(client, job_id, lambda progress: progress["stage"] in ("load the encoder", "fit"))
-        watch = threading.Timer(30, process.kill)
-        watch.start()
+    with own_process(folder) as (_, process):
+        process.send_signal(signal.SIGINT)
 
-        process.send_signal(signal.SIGTERM)
-
-        assert process.wait() in (0, -signal.SIGTERM)
-        watch.cancel()
+        assert process.wait(30) in (0, 130)
     assert "Traceback" not in (tmp_path / "serve.log").read_text()
-    with closing(sqlite3.connect(folder / "zerogate.db")) as database:
-        assert database.execute("SELECT id, state, attempts FROM jobs").fetchall() == [(job_id, "queued", 0)]
