@@ -15,14 +15,14 @@ from zerogate.errors import ZerogateError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tune text embeddings without breaking them.")
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder for everything that is kept. [default: ./zerogate-data]")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder for everything that is kept. (default: ./zerogate-data)")]
 
 
 @app.command()
 def serve(
     data_dir: DataDir = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. (default: 8000)")] = None,
 ) -> None:
     """Start the whole service in this process: API, workers, database and vectors. Nothing else is needed."""
     from cli.serve import serve as run  # after the options are read: `--help` should not wait for FastAPI and Celery

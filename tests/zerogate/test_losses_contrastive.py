@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zerogate.losses import contrastive, same_pairs
+from zerogate.losses.contrastive import contrastive, same_pairs
 
 
 def unit_batch(size: int, dim: int, *, seed: int) -> Tensor:
