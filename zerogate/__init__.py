@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from zerogate.fitting import fit as fit
     from zerogate.folded import FoldedHead as FoldedHead
     from zerogate.heads import SkipHead as SkipHead
-    from zerogate.pairs import pair_task as pair_task
     from zerogate.recipe import Recipe as Recipe
     from zerogate.verdict import judge as judge
 
@@ -29,7 +28,6 @@ _HOME = {
     "evaluate": "zerogate.evaluation",
     "fit": "zerogate.fitting",
     "judge": "zerogate.verdict",
-    "pair_task": "zerogate.pairs",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605 (a list of strings, computed from the one table)
 

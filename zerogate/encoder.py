@@ -6,7 +6,7 @@ The transformer runs in bf16 where the processor has it; pooling and normalisati
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from zerogate.encoder_files import EncoderFiles, Role, describe_encoder
 from zerogate.errors import EncoderMismatch
-
-Dtype = Literal["float32", "bfloat16"]
+from zerogate.precision import Dtype, best_dtype
 
 # Small batches of equal length fill two cores and waste nothing on padding; one batch takes about 25 ms, so that a
 # waiting request gets its turn soon. 1,024 tokens measured best on the standard library's docstrings.
@@ -27,12 +26,6 @@ _TOKENS_PER_BATCH = 1024
 _TOKENS_PER_GPU_BATCH = 32_768
 _CHARACTERS_PER_TOKEN = 4
 
-
-def best_dtype(device: torch.device) -> Dtype:
-    """`bfloat16` where the hardware multiplies it natively (CUDA since Ampere, AVX512-BF16 or AMX), else `float32`."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "float32"  # noqa: SLF001 (no public name)
 
 
 class Encoder:

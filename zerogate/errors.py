@@ -4,9 +4,11 @@
       InvalidRow            a row of a dataset is wrong; knows its line and field
       InvalidFile           a dataset file as a whole cannot be read
       TooFewExamples        not enough rows to train or to evaluate
+      UnknownDocument       a query names a document that is not there
       EncoderNotFound       no encoder at that path or under that hub id
       EncoderMismatch       the encoder's files are not the ones that were expected
       InvalidHead           a head file is damaged, of an unknown kind, or of another dimension
+      CannotFold            a head with a norm or an activation is asked for its one matrix
       TrainingDiverged      the loss is no longer a finite number
 
 A callback stops long work by raising whatever it likes: the library lets it pass through untouched.
@@ -51,6 +53,16 @@ class TooFewExamples(ZerogateError):
         self.needed = needed
 
 
+class UnknownDocument(ZerogateError):
+    """A query names a document that its dataset of documents does not have."""
+
+    def __init__(self, document: str, query: str) -> None:
+        super().__init__(
+            f"the query {query[:60]!r} names the document {document[:60]!r}, which is not in the dataset of documents that the "
+            "queries were uploaded for"
+        )
+
+
 class EncoderNotFound(ZerogateError):
     """No sentence-transformers model stands at that path or under that hub id."""
 
@@ -61,6 +73,10 @@ class EncoderMismatch(ZerogateError):
 
 class InvalidHead(ZerogateError):
     """A head file is damaged, of an unknown kind, or does not fit the encoder."""
+
+
+class CannotFold(ZerogateError):
+    """A head with a norm or an activation inside its blocks is no one matrix; the message names them and says why."""
 
 
 class TrainingDiverged(ZerogateError):

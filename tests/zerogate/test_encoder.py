@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
-from zerogate.encoder import Encoder, best_dtype
+from zerogate.encoder import Encoder
 from zerogate.encoder_files import EncoderFiles
 from zerogate.errors import EncoderMismatch
+from zerogate.precision import best_dtype
 
 LONG = "The connection pool keeps idle sockets open until the server closes them. " * 40  # 600 tokens
 TEXTS = [

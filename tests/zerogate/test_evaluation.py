@@ -1,4 +1,4 @@
-"""Retrieval scores, against a full sort in Python and against scikit-learn."""
+"""Retrieval scores, against a full sort in Python and against scikit-learn; and which evaluations compare."""
 
 import math
 
@@ -7,7 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import ndcg_score
 
-from zerogate.evaluation import evaluate
+from zerogate.errors import TooFewExamples
+from zerogate.evaluation import MeanEvaluation, RetrievalTest, evaluate, rows_per_block
+from zerogate.scored_test import RankEvaluation
+from zerogate.vectors import Vectors
 
 Matrix = NDArray[np.float32]
 
@@ -50,10 +53,10 @@ def test_scores_agree_with_a_full_sort_with_ties_and_several_relevant_documents(
     for query, own in zip(queries.tolist(), relevant, strict=True):
         similarities = [sum(q * d for q, d in zip(query, document, strict=True)) for document in documents.tolist()]
         expected.append(naive_scores(similarities, set(own)))
-    for name, values in found.per_query.items():
+    for name, values in found.per_item.items():
         assert values.tolist() == pytest.approx([one[name] for one in expected], abs=1e-12)
         assert found.scores[name] == pytest.approx(np.mean([one[name] for one in expected]))
-    assert found.per_query.keys() == expected[0].keys()
+    assert found.per_item.keys() == expected[0].keys()
     assert 0 < found.scores["mrr@10"] < 1
 
 
@@ -63,7 +66,7 @@ def test_ndcg_agrees_with_scikit_learn_where_nothing_is_tied(seed: int) -> None:
     queries, documents = (draw.normal(size=(rows, 16)).astype(np.float32) for rows in (30, 120))
     relevant = some_relevant(30, 120, at_most=20, seed=seed)
 
-    found = evaluate(queries, documents, relevant).per_query["ndcg@10"]
+    found = evaluate(queries, documents, relevant).per_item["ndcg@10"]
 
     for query, own, value in zip(queries, relevant, found, strict=True):
         truth = np.zeros(120)
@@ -123,8 +126,8 @@ def test_many_queries_at_once_give_what_they_give_one_by_one() -> None:
     queries, documents = whole_numbers(600, 5, seed=1), whole_numbers(80, 5, seed=2)
     relevant = some_relevant(600, 80, at_most=4, seed=3)
 
-    together = evaluate(queries, documents, relevant).per_query
-    alone = [evaluate(query[None], documents, [own]).per_query for query, own in zip(queries, relevant, strict=True)]
+    together = evaluate(queries, documents, relevant).per_item
+    alone = [evaluate(query[None], documents, [own]).per_item for query, own in zip(queries, relevant, strict=True)]
 
     for name, values in together.items():
         assert values.tolist() == [float(one[name][0]) for one in alone]
@@ -157,3 +160,72 @@ def test_the_callback_may_stop_the_evaluation() -> None:
 
     assert caught.value is stop
     assert told == [0, 256]
+
+
+def test_a_retrieval_test_asks_its_queries_of_all_documents() -> None:
+    vectors = Vectors(whole_numbers(30, 4, seed=1), whole_numbers(70, 4, seed=2))
+    queries, relevant = np.array([7, 3, 21]), [[5], [60, 61], [0]]
+
+    found = RetrievalTest(queries, relevant, "mrr@10").evaluate(vectors)
+
+    expected = [
+        evaluate(vectors.queries[[query]], vectors.documents, [own]) for query, own in zip(queries, relevant, strict=True)
+    ]
+    assert found.items.tolist() == [one.scores["mrr@10"] for one in expected]
+    assert found.value == found.scores["mrr@10"] == pytest.approx(np.mean(found.items))
+
+
+def test_a_retrieval_test_goes_by_ndcg_unless_told_otherwise_and_passes_the_callback_on() -> None:
+    vectors = Vectors(whole_numbers(300, 3, seed=1), whole_numbers(20, 3, seed=2))
+    told = []
+
+    found = RetrievalTest(np.arange(300), [[0]] * 300).evaluate(vectors, lambda done, of: told.append((done, of)))
+
+    assert found.value == found.per_item["ndcg@10"].mean() != found.per_item["mrr@10"].mean()
+    assert told == [(0, 300), (256, 300)]
+
+
+def test_a_block_of_similarities_is_bounded_however_large_the_corpus() -> None:
+    for documents in (1, 1000, 125_000, 1_000_000, 31_000_000):
+        rows = rows_per_block(documents)
+        assert rows == 256 or rows * documents <= 32_000_000 < (rows + 1) * documents
+
+    assert rows_per_block(100_000_000) == 1  # One query is the least.
+
+
+def test_another_primary_score_is_refused_with_the_allowed_ones() -> None:
+    with pytest.raises(ValueError, match="one of ndcg@10, mrr@10, recall@1, recall@10, recall@100, found 'map'"):
+        evaluate(whole_numbers(2, 3, seed=1), whole_numbers(2, 3, seed=2), [[0], [1]], primary="map")
+
+
+def test_no_queries_have_no_score() -> None:
+    with pytest.raises(TooFewExamples, match="queries to test on: found 0, at least 1"):
+        evaluate(whole_numbers(0, 3, seed=1), whole_numbers(2, 3, seed=2), [])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        MeanEvaluation("ndcg@10", {"ndcg@10": np.zeros(4)}),
+        MeanEvaluation("mrr@10", {"mrr@10": np.zeros(3)}),
+        RankEvaluation(np.zeros(3, np.float32), np.zeros(3, np.float32)),
+    ],
+)
+def test_evaluations_of_different_tests_do_not_compare(other: MeanEvaluation | RankEvaluation) -> None:
+    one = MeanEvaluation("ndcg@10", {"ndcg@10": np.zeros(3)})
+
+    with pytest.raises(ValueError, match="only evaluations of the same test compare, found ndcg@10 of 3 items and "):
+        one.compare(other)
+    with pytest.raises(ValueError, match="only evaluations of the same test compare"):
+        other.compare(one)
+
+
+def test_a_comparison_is_about_the_primary_score() -> None:
+    base = MeanEvaluation("mrr@10", {"mrr@10": np.array([0.5, 0.0, 1.0, 0.2]), "ndcg@10": np.ones(4)})
+    tuned = MeanEvaluation("mrr@10", {"mrr@10": np.array([1.0, 0.0, 0.5, 0.4]), "ndcg@10": np.zeros(4)})
+
+    found = base.compare(tuned)
+
+    assert found.difference == pytest.approx(0.05)
+    assert (found.wins, found.losses, found.items) == (2, 1, 4)
+    assert found.standard_error == pytest.approx(np.std([0.5, 0, -0.5, 0.2], ddof=1) / 2)

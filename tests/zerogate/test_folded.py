@@ -1,5 +1,8 @@
 """The folded head: one matrix that does what the blocks do, and its dial."""
 
+from fractions import Fraction
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
 from zerogate.folded import Block, FoldedHead, unit_rows
+from zerogate.head_shapes import HeadShape
 from zerogate.heads import SkipHead
 
 EVERY_HEAD = [(blocks, bias) for blocks in (1, 2, 3) for bias in (False, True)]
@@ -18,15 +22,16 @@ def unit_vectors(count: int, dim: int, *, seed: int = 0) -> NDArray[np.float32]:
     return found
 
 
-def trained_like(dim: int, *, blocks: int, bias: bool, seed: int = 0, size: float = 0.2) -> SkipHead:
+def trained_like(dim: int, *, seed: int = 0, size: float = 0.2, **shape: Any) -> SkipHead:
     """A head with the gates and biases that a training could have left."""
-    head = SkipHead(dim, blocks=blocks, bias=bias, dropout=0.4, seed=seed).eval()
+    head = SkipHead(dim, HeadShape(**shape), skip_dropout=0.4, seed=seed).eval()
     draw = torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
         for gate in head.gates:
             gate.copy_(torch.randn(dim, generator=draw) * size)
-        for one in head.biases:
-            one.copy_(torch.randn(dim, generator=draw) / dim**0.5)
+        for layer in head.layers:
+            if layer.bias is not None:
+                layer.bias.copy_(torch.randn(dim, generator=draw) / dim**0.5)
     return head
 
 
@@ -73,7 +78,7 @@ def test_there_is_no_offset_without_a_bias() -> None:
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_a_fresh_head_folds_into_the_identity_bit_for_bit(blocks: int) -> None:
-    folded = SkipHead(384, blocks=blocks, bias=True).fold()
+    folded = SkipHead(384, HeadShape(blocks=blocks, bias=True)).fold()
     x = unit_vectors(50, 384)
 
     assert folded.raw(x).tobytes() == x.tobytes()
@@ -119,7 +124,9 @@ def test_the_dial_moves_every_vector_on_a_straight_line(blocks: int, bias: bool,
 def test_the_dial_interpolates_the_folded_map_and_not_each_gate(blocks: int) -> None:
     head = trained_like(64, blocks=blocks, bias=False, size=0.8)
     x = unit_vectors(100, 64)
-    gates_halved = FoldedHead.fold([Block(0.5 * block.gate, block.weight, None) for block in head.blocks()])
+    gates_halved = FoldedHead.fold(
+        [Block(0.5 * block.gate, block.weight, None) for block in head.blocks() if block.gate is not None]
+    )
 
     cosines = (head.fold().at_strength(0.5).vectors(x) * gates_halved.vectors(x)).sum(axis=1)
 
@@ -155,3 +162,93 @@ def test_the_length_of_a_row_does_not_matter(length: float) -> None:
     x = unit_vectors(10, 16)
 
     np.testing.assert_allclose(unit_rows(x * np.float32(length)), x, atol=1e-6)
+
+
+@pytest.mark.parametrize(("blocks", "bias"), EVERY_HEAD)
+def test_blocks_that_append_fold_into_a_tall_matrix_number_by_number(blocks: int, bias: bool) -> None:
+    dim = 5
+    head = trained_like(dim, blocks=blocks, bias=bias, merge="concat", size=0.8)
+    x = unit_vectors(3, dim)
+
+    expected = []
+    for row in x.tolist():
+        for part in head.blocks():
+            assert part.gate is not None
+            g, W, b = part.gate.tolist(), part.weight.tolist(), [0.0] * dim if part.bias is None else part.bias.tolist()
+            row = row + [g[i] * (sum(w * r for w, r in zip(W[i], row, strict=True)) + b[i]) for i in range(dim)]  # noqa: PLW2901
+        expected.append(row)
+
+    folded = head.fold()
+    assert (folded.dim, folded.out_dim) == (dim, dim * (blocks + 1))
+    np.testing.assert_allclose(folded.raw(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_plain_layers_fold_into_the_product_of_their_matrices() -> None:
+    draw = np.random.default_rng(0)
+    W, V, b, c = (draw.normal(size=size).astype(np.float32) for size in ((4, 4), (4, 4), 4, 4))
+
+    folded = FoldedHead.fold([Block(None, W, b), Block(None, V, c)])
+
+    assert folded.offset is not None
+    np.testing.assert_allclose(folded.matrix, V.astype(np.float64) @ W, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(folded.offset, V.astype(np.float64) @ b + c, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tall_head_turned_down_to_0_gives_the_encoder_and_zeros() -> None:
+    x = unit_vectors(10, 16)
+    folded = trained_like(16, blocks=2, bias=True, merge="concat").fold()
+
+    found = folded.at_strength(0.0).raw(x)
+    halfway = folded.at_strength(0.5).raw(x)
+
+    assert found[:, :16].tobytes() == x.tobytes()
+    assert not found[:, 16:].any()
+    np.testing.assert_allclose(halfway, (found.astype(np.float64) + folded.raw(x)) / 2, atol=1e-6)
+
+
+def test_the_mean_of_heads_gives_the_mean_of_their_outputs() -> None:
+    heads = [trained_like(32, blocks=blocks, bias=bias, seed=blocks).fold() for blocks, bias in EVERY_HEAD]
+    x = unit_vectors(20, 32)
+
+    found = FoldedHead.mean(heads)
+
+    np.testing.assert_allclose(found.raw(x), np.mean([head.raw(x) for head in heads], axis=0, dtype=np.float64), atol=1e-6)
+    assert found.matrix.dtype == np.float32
+    assert found.offset is not None
+    assert found.offset.dtype == np.float32
+
+
+def test_the_mean_is_rounded_once() -> None:
+    """Against exact fractions; adding up in float32 would lose the small numbers next to the large one."""
+    draw = np.random.default_rng(0)
+    matrices = [(draw.normal(size=(6, 6)) * size).astype(np.float32) for size in (1e4, 1.0, 1.0, 1e-3, 1e-3)]
+
+    found = FoldedHead.mean([FoldedHead(matrix, None) for matrix in matrices]).matrix
+
+    exact = [sum(Fraction(float(matrix.flat[place])) for matrix in matrices) / len(matrices) for place in range(36)]
+    assert found.ravel().tolist() == [float(np.float32(float(one))) for one in exact]
+    assert found.tobytes() != np.mean(matrices, axis=0, dtype=np.float32).tobytes()
+
+
+def test_the_mean_of_one_head_is_that_head_and_heads_without_offset_have_none() -> None:
+    head = trained_like(16, blocks=2, bias=True).fold()
+    plain = [trained_like(16, blocks=1, bias=False, seed=seed).fold() for seed in (1, 2)]
+
+    alone = FoldedHead.mean([head])
+
+    assert alone.matrix.tobytes() == head.matrix.tobytes()
+    assert alone.offset is not None
+    assert head.offset is not None
+    assert alone.offset.tobytes() == head.offset.tobytes()
+    assert FoldedHead.mean(plain).offset is None
+
+
+def test_heads_that_do_not_belong_together_have_no_mean() -> None:
+    tall = trained_like(8, blocks=1, merge="concat").fold()
+
+    with pytest.raises(ValueError, match="found none"):
+        FoldedHead.mean([])
+    with pytest.raises(ValueError, match="one dimension"):
+        FoldedHead.mean([FoldedHead.identity(8), FoldedHead.identity(9)])
+    with pytest.raises(ValueError, match="append numbers"):
+        FoldedHead.mean([tall, tall])

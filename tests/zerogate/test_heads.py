@@ -1,6 +1,10 @@
-"""The zero-gated skip head: it starts as the identity, to the last bit, and it can leave there."""
+"""The heads while they train: the zero-gated one starts as the identity, to the last bit, and it can leave there.
+
+What holds for heads of every shape stands in test_head_shapes.py.
+"""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from zerogate.encoder import Encoder
-from zerogate.heads import SkipHead
+from zerogate.head_shapes import HeadShape, Kind
+from zerogate.heads import HEADS, NUDGE, SkipHead, make_head
 
 TEXTS = [
     "Return the absolute value of the argument.",
@@ -46,22 +51,49 @@ def distance_from_identity(head: nn.Module, x: Tensor) -> float:
     return distance
 
 
+def skip_head(dim: int, *, skip_dropout: float = 0.0, seed: int = 0, **shape: Any) -> SkipHead:
+    return SkipHead(dim, HeadShape(**shape), skip_dropout=skip_dropout, seed=seed)
+
+
+def parts(head: SkipHead) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The gates, weights and biases of all blocks."""
+    layers = list(head.layers)
+    return list(head.gates), [layer.weight for layer in layers], [layer.bias for layer in layers if layer.bias is not None]
+
+
 def opened(head: SkipHead, *, seed: int = 0) -> SkipHead:
     """The head with gates and biases that are not zero."""
     draw = torch.Generator().manual_seed(seed)
+    gates, _, biases = parts(head)
     with torch.no_grad():
-        for parameter in (*head.gates, *head.biases):
+        for parameter in (*gates, *biases):
             parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.3)
     return head
 
 
-def pull_together(head: SkipHead, x: Tensor) -> Tensor:
+def with_identity_inside(head: SkipHead) -> SkipHead:
+    """The head with W = I and g = 1, so that its branch is its input."""
+    with torch.no_grad():
+        head.layers[0].weight.copy_(torch.eye(head.dim))
+        head.gates[0].fill_(1.0)
+    return head
+
+
+def pull_together(head: nn.Module, x: Tensor) -> Tensor:
     """A loss: row 0 shall point where row 1 points, row 2 where row 3 points, and so on."""
     y = nn.functional.normalize(head(x), dim=1)
     return -(y[0::2] * y[1::2]).sum(dim=1).mean()
 
 
-def size_of_gradients(parameters: nn.ParameterList) -> float:
+def train(head: nn.Module, x: Tensor, *, steps: int, lr: float = 0.01) -> None:
+    optimizer = torch.optim.AdamW(head.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        pull_together(head, x).backward()
+        optimizer.step()
+
+
+def size_of_gradients(parameters: list[Tensor]) -> float:
     return sum(float(parameter.grad.abs().sum()) for parameter in parameters if parameter.grad is not None)
 
 
@@ -69,7 +101,7 @@ def size_of_gradients(parameters: nn.ParameterList) -> float:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_fresh_head_gives_real_encoder_outputs_back_bit_for_bit(base: Tensor, blocks: int, bias: bool, training: bool) -> None:
-    head = SkipHead(384, blocks=blocks, bias=bias, dropout=0.4).train(training)
+    head = skip_head(384, blocks=blocks, bias=bias, skip_dropout=0.4).train(training)
 
     assert distance_from_identity(head, base) == 0
 
@@ -80,19 +112,19 @@ def test_a_gate_of_sigmoid_minus_4_is_caught_by_the_same_check(base: Tensor) -> 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_at_the_first_step_only_the_gate_gets_a_gradient(base: Tensor, bias: bool) -> None:
-    head = SkipHead(384, blocks=2, bias=bias)
+    head = skip_head(384, blocks=2, bias=bias)
 
     pull_together(head, base).backward()
 
-    assert all(float(gate.grad.abs().max()) > 0 for gate in head.gates if gate.grad is not None)
-    assert size_of_gradients(head.gates) > 0
-    assert size_of_gradients(head.weights) == 0
-    assert size_of_gradients(head.biases) == 0
+    gates, weights, biases = parts(head)
+    assert all(gate.grad is not None and float(gate.grad.abs().max()) > 0 for gate in gates)
+    assert size_of_gradients(weights) == 0
+    assert size_of_gradients(biases) == 0
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_after_one_step_everything_gets_a_gradient(base: Tensor, bias: bool) -> None:
-    head = SkipHead(384, blocks=2, bias=bias)
+    head = skip_head(384, blocks=2, bias=bias)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
     pull_together(head, base).backward()
     optimizer.step()
@@ -107,27 +139,19 @@ def test_after_one_step_everything_gets_a_gradient(base: Tensor, bias: bool) -> 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_with_zero_weights_as_well_nothing_would_ever_train(base: Tensor, bias: bool) -> None:
-    head = SkipHead(384, bias=bias)
-    nn.init.zeros_(head.weights[0])
-    optimizer = torch.optim.AdamW(head.parameters(), lr=0.1)
+    head = skip_head(384, bias=bias)
+    nn.init.zeros_(head.layers[0].weight)
 
-    for _ in range(5):
-        optimizer.zero_grad()
-        pull_together(head, base).backward()
-        optimizer.step()
+    train(head, base, steps=5, lr=0.1)
 
     assert all(torch.equal(parameter, torch.zeros_like(parameter)) for parameter in head.parameters())
 
 
 def test_a_few_steps_reduce_the_loss(base: Tensor) -> None:
-    head = SkipHead(384)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=0.01)
+    head = skip_head(384)
     before = pull_together(head, base).item()
 
-    for _ in range(10):
-        optimizer.zero_grad()
-        pull_together(head, base).backward()
-        optimizer.step()
+    train(head, base, steps=10)
 
     assert pull_together(head, base).item() < before - 0.05
 
@@ -136,14 +160,14 @@ def test_a_few_steps_reduce_the_loss(base: Tensor) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_output_is_what_the_formula_gives_number_by_number(blocks: int, bias: bool) -> None:
     dim = 5
-    head = opened(SkipHead(dim, blocks=blocks, bias=bias, seed=3))
+    head = opened(skip_head(dim, blocks=blocks, bias=bias, seed=3))
     x = torch.randn(4, dim, generator=torch.Generator().manual_seed(1))
 
+    gates, weights, biases = ([one.tolist() for one in kind] for kind in parts(head))
     expected = []
     for row in x.tolist():
         for number in range(blocks):
-            W, g = head.weights[number].tolist(), head.gates[number].tolist()
-            b = head.biases[number].tolist() if bias else [0.0] * dim
+            W, g, b = weights[number], gates[number], biases[number] if bias else [0.0] * dim
             row = [row[i] + g[i] * (sum(W[i][j] * row[j] for j in range(dim)) + b[i]) for i in range(dim)]  # noqa: PLW2901
         expected.append(row)
 
@@ -151,10 +175,7 @@ def test_the_output_is_what_the_formula_gives_number_by_number(blocks: int, bias
 
 
 def test_dropout_never_touches_the_skip_path() -> None:
-    head = SkipHead(64, dropout=0.9).train()
-    with torch.no_grad():
-        head.weights[0].copy_(torch.eye(64))
-        head.gates[0].fill_(1.0)
+    head = with_identity_inside(skip_head(64, skip_dropout=0.9)).train()
     x = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
 
     y = head(x)
@@ -166,7 +187,7 @@ def test_dropout_never_touches_the_skip_path() -> None:
 
 
 def test_rows_whose_whole_branch_is_dropped_come_back_bit_for_bit(base: Tensor) -> None:
-    head = opened(SkipHead(384, dropout=0.999, seed=5)).train()
+    head = opened(skip_head(384, skip_dropout=0.999, seed=5)).train()
 
     y = head(base).detach()
 
@@ -176,7 +197,7 @@ def test_rows_whose_whole_branch_is_dropped_come_back_bit_for_bit(base: Tensor) 
 
 
 def test_dropout_leaves_the_mean_where_it_is() -> None:
-    head = opened(SkipHead(8, dropout=0.4, seed=2), seed=7)
+    head = opened(skip_head(8, skip_dropout=0.4, seed=2), seed=7)
     x = torch.randn(8, generator=torch.Generator().manual_seed(4))
 
     dropped = head.train()(x.expand(40_000, 8))
@@ -187,16 +208,17 @@ def test_dropout_leaves_the_mean_where_it_is() -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_start() -> None:
-    first, second, other = (SkipHead(32, blocks=2, bias=True, seed=seed) for seed in (7, 7, 8))
+    first, second, other = (skip_head(32, blocks=2, bias=True, seed=seed) for seed in (7, 7, 8))
 
     for one, same in zip(first.parameters(), second.parameters(), strict=True):
         assert one.detach().numpy().tobytes() == same.detach().numpy().tobytes()
-    assert not torch.equal(first.weights[0], other.weights[0])
-    assert not torch.equal(first.weights[0], first.weights[1])
+    assert not torch.equal(first.layers[0].weight, other.layers[0].weight)
+    assert not torch.equal(first.layers[0].weight, first.layers[1].weight)
 
 
-def test_a_row_of_the_start_has_a_length_of_about_one() -> None:
-    lengths = SkipHead(384, seed=1).weights[0].detach().norm(dim=1)
+@pytest.mark.parametrize("shape", [{}, {"blocks": 2, "merge": "concat"}])
+def test_a_row_of_the_start_has_a_length_of_about_one(shape: dict[str, Any]) -> None:
+    lengths = skip_head(384, seed=1, **shape).layers[-1].weight.detach().norm(dim=1)
 
     assert abs(float(lengths.mean()) - 1) < 0.02
     assert float(lengths.std()) < 0.06
@@ -204,7 +226,7 @@ def test_a_row_of_the_start_has_a_length_of_about_one() -> None:
 
 def test_masks_repeat_although_others_draw_random_numbers() -> None:
     x = torch.ones(16, 32)
-    alone, disturbed = (opened(SkipHead(32, dropout=0.5, seed=3)).train() for _ in range(2))
+    alone, disturbed = (opened(skip_head(32, skip_dropout=0.5, seed=3)).train() for _ in range(2))
     expected = [alone(x) for _ in range(3)]
 
     found = []
@@ -220,17 +242,13 @@ def test_masks_repeat_although_others_draw_random_numbers() -> None:
 def test_a_head_takes_nothing_from_the_generator_of_others() -> None:
     before = torch.get_rng_state()
 
-    opened(SkipHead(32, dropout=0.5)).train()(torch.ones(2, 32))
+    opened(skip_head(32, skip_dropout=0.5)).train()(torch.ones(2, 32))
 
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_another_seed_draws_other_masks() -> None:
-    heads = [SkipHead(32, dropout=0.5, seed=seed).train() for seed in (1, 2)]
-    for head in heads:
-        with torch.no_grad():
-            head.weights[0].copy_(torch.eye(32))
-            head.gates[0].fill_(1.0)
+    heads = [with_identity_inside(skip_head(32, skip_dropout=0.5, seed=seed)).train() for seed in (1, 2)]
 
     first, second = (head(torch.ones(4, 32)) for head in heads)
 
@@ -238,25 +256,92 @@ def test_another_seed_draws_other_masks() -> None:
 
 
 def test_the_blocks_are_a_copy() -> None:
-    head = opened(SkipHead(8, bias=True))
+    head = opened(skip_head(8, bias=True))
     block = head.blocks()[0]
+    assert block.gate is not None
     before = block.gate.tobytes(), block.weight.tobytes()
 
     with torch.no_grad():
         head.gates[0].zero_()
-        head.weights[0].zero_()
+        head.layers[0].weight.zero_()
 
     assert (block.gate.tobytes(), block.weight.tobytes()) == before
     assert block.bias is not None
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, math.nan])
-def test_a_dropout_outside_its_range_is_refused(dropout: float) -> None:
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_dropout_outside_its_range_is_refused(kind: Kind, dropout: float) -> None:
     with pytest.raises(ValueError, match="at least 0 and below 1"):
-        SkipHead(8, dropout=dropout)
+        make_head(8, HeadShape(kind=kind), skip_dropout=dropout)
 
 
-@pytest.mark.parametrize("blocks", [0, -1])
-def test_a_head_without_blocks_is_refused(blocks: int) -> None:
-    with pytest.raises(ValueError, match="at least one block"):
-        SkipHead(8, blocks=blocks)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_plain_head_trains_to_the_bytes_that_the_bare_formula_gives(bias: bool) -> None:
+    """Heads that were trained before there were other shapes can be made again."""
+    x = nn.functional.normalize(torch.randn(32, 24, generator=torch.Generator().manual_seed(0)), dim=1)
+    start, masks = torch.Generator().manual_seed(5), torch.Generator().manual_seed(6)
+    bare = nn.Module()
+    bare.weights = nn.ParameterList(torch.randn(24, 24, generator=start) / 24**0.5 for _ in range(2))
+    bare.gates = nn.ParameterList(torch.zeros(24) for _ in range(2))
+    bare.biases = nn.ParameterList(torch.zeros(24) for _ in range(2 if bias else 0))
+
+    def forward(x: Tensor) -> Tensor:
+        for number in range(2):
+            keep = torch.rand(x.shape, generator=masks) >= 0.4
+            branch = nn.functional.linear(x * keep / (1 - 0.4), bare.weights[number], bare.biases[number] if bias else None)
+            x = x + bare.gates[number] * branch
+        return x
+
+    bare.forward = forward
+    train(bare, x, steps=20)
+
+    head = skip_head(24, blocks=2, bias=bias, skip_dropout=0.4, seed=5)
+    train(head, x, steps=20)
+
+    gates, weights, biases = parts(head)
+    for found, expected in zip([*gates, *weights, *biases], [*bare.gates, *bare.weights, *bare.biases], strict=True):
+        assert found.detach().numpy().tobytes() == expected.detach().numpy().tobytes()
+    assert float(gates[0].detach().abs().max()) > 0.05
+
+
+def test_appended_parts_are_stationary_at_a_gate_of_0_and_leave_it_all_the_same(base: Tensor) -> None:
+    head = skip_head(384, merge="concat")
+    layer, true_gate = head.layers[0], torch.zeros(384, requires_grad=True)
+    before = pull_together(head, base)
+    pull_together(lambda x: torch.cat([x, true_gate * layer(x)], dim=1), base).backward()  # type: ignore[arg-type]
+    before.backward()
+
+    assert true_gate.grad is not None
+    assert float(true_gate.grad.abs().max()) == 0  # squared in every cosine: nothing would ever train
+    assert head.gates[0].grad is not None
+    assert head.gates[0].grad.tolist() == [pytest.approx(-NUDGE)] * 384
+
+    train(head, base, steps=30, lr=0.1)
+
+    assert pull_together(head, base).item() < before.item() - 0.05
+
+
+def test_an_open_gate_of_an_appended_part_has_its_true_gradient() -> None:
+    head = opened(skip_head(6, merge="concat", blocks=2, bias=True))
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+
+    def plain(x: Tensor) -> Tensor:
+        for gate, layer in zip(head.gates, head.layers, strict=True):
+            x = torch.cat([x, gate * layer(x)], dim=1)
+        return x
+
+    found = torch.autograd.grad(pull_together(head, x), list(head.parameters()))
+    expected = torch.autograd.grad(pull_together(plain, x), list(head.parameters()))  # type: ignore[arg-type]
+
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_where_the_loss_reads_the_appended_numbers_a_closed_gate_has_its_true_gradient() -> None:
+    head = skip_head(4, merge="concat")
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+
+    head(x)[:, 4:].sum().backward()
+
+    np.testing.assert_allclose(head.gates[0].grad, head.layers[0](x).detach().sum(dim=0), rtol=1e-5)

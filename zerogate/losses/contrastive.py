@@ -4,7 +4,15 @@ import torch
 from torch import Tensor
 
 
-def contrastive(anchors: Tensor, positives: Tensor, *, temperature: float, same: Tensor | None = None) -> Tensor:
+def contrastive(
+    anchors: Tensor,
+    positives: Tensor,
+    *,
+    temperature: float,
+    same: Tensor | None = None,
+    negatives: Tensor | None = None,
+    present: Tensor | None = None,
+) -> Tensor:
     """Symmetric in-batch contrastive loss (InfoNCE; van den Oord et al. 2018, symmetric as in CLIP, Radford et al. 2021).
 
     Row i of `anchors` belongs to row i of `positives`; all other rows of the batch are its negatives, in both directions.
@@ -12,13 +20,20 @@ def contrastive(anchors: Tensor, positives: Tensor, *, temperature: float, same:
     anchors, positives: (n, dim), unit rows.
     temperature: divides the similarities, > 0; smaller means that only the hardest negatives count.
     same: (n, n) bool, true where row i and row j must not be each other's negatives (`same_pairs`).
+    negatives: (n, h, dim), unit rows: further negatives of each anchor, of nobody else's (they may be others' positives).
+    present: (n, h) bool, false where a negative is missing; the numbers there must be finite and change nothing.
     Gives the mean over the batch and both directions, a scalar.
     """
     similarities = anchors @ positives.T / temperature  # (n, n)
     if same is not None:
         similarities = similarities.masked_fill(same, float("-inf"))
     target = torch.arange(len(anchors), device=anchors.device)
-    forward = torch.nn.functional.cross_entropy(similarities, target)
+    candidates = similarities  # (n, n) or (n, n + h)
+    if negatives is not None:
+        own = torch.einsum("nd,nhd->nh", anchors, negatives) / temperature  # (n, h)
+        own = own if present is None else own.masked_fill(~present, float("-inf"))
+        candidates = torch.cat((similarities, own), dim=1)
+    forward = torch.nn.functional.cross_entropy(candidates, target)
     backward = torch.nn.functional.cross_entropy(similarities.T, target)
     return (forward + backward) / 2
 

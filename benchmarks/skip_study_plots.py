@@ -1,0 +1,3 @@
+from pathlib import Path
+from typing import Any
+def draw(found: dict[str, Any], folder: Path) -> None: ...

@@ -1,0 +1,233 @@
+"""`recipe: "auto"`: try recipes on folds of the training data, and keep the simplest way that earns most within the budget.
+
+Successive halving (Jamieson and Talwalkar 2016): all recipes get a quarter of their epochs, the better ones all of them. The
+heads of the best few are averaged, the strength is chosen on the curve of score and forgetting, and what comes out has to beat the
+baselines: the encoder itself, a rotation, ridge regression, and a plain linear layer.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zerogate.closed_form import RIDGE_PULLS, procrustes, ridge, sources_and_targets
+from zerogate.errors import TrainingDiverged
+from zerogate.fitting import fit
+from zerogate.folded import FoldedHead, ServedHead
+from zerogate.heads import Head
+from zerogate.plan import Plan, Trial, Way
+from zerogate.recipe import Recipe
+from zerogate.strength import STRENGTHS, Point, Scales
+from zerogate.tasks import Task
+from zerogate.trials import trial_recipes
+from zerogate.vectors import Vectors
+
+OnStep = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps); may raise to stop."""
+
+_FIRST_SHARE: Final = 0.25  # of the epochs, for all recipes
+_KEPT_SHARE: Final = 0.34  # of the recipes goes on to all epochs
+_FEWEST_KEPT: Final = 3
+_AVERAGED: Final = 3
+_CHECKPOINTS: Final = (0.5, 0.75, 1.0)  # of the epochs: where a fit may have been at its best
+_TRIAL_STRENGTHS: Final = (0.5, 0.75, 1.0)
+_IDENTITY_ERRORS: Final = 2.0
+_SIMPLER_ERRORS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A way to make a head, the heads that it made of the folds, and their best point on the curve."""
+
+    way: Way
+    heads: list[ServedHead]
+    point: Point
+
+
+class Search:
+    """One search. Everything random follows from the seed; a time limit only shortens the list of trials."""
+
+    def __init__(
+        self,
+        task: Task,
+        vectors: Vectors,
+        scales: Scales,
+        *,
+        near: NDArray[np.float32],
+        seed: int = 0,
+        max_seconds: float = float("inf"),
+        device: torch.device | str = "cpu",
+        on_step: OnStep | None = None,
+    ) -> None:
+        """near: base vectors of general texts for the stay-near-base term."""
+        self._task, self._vectors, self._scales, self._near = task, vectors, scales, near
+        self._seed, self._max_seconds, self._device, self._on_step = seed, max_seconds, device, on_step
+        self._trials: list[Trial] = []
+        self._expected = 1
+
+    def run(self) -> Plan:
+        """Try the list of recipes, weigh the best of them against the baselines, and decide. The task must have folds."""
+        started = time.perf_counter()
+        recipes = trial_recipes(self._task.kind, len(self._task.train), seed=self._seed)
+        tried = self._halve(recipes, started)
+        candidates = [_Candidate(Way("identity"), self._identities(), self._scales.base()), *self._closed_forms()]
+        candidates += [*self._plain_linear(tried[0].way.recipes[0]), *self._averages(tried)]
+        best = self._simplest(candidates)
+        return self._plan(best, candidates, planned=len(recipes), started=started)
+
+    def weigh(self, recipe: Recipe) -> Plan:
+        """Only choose the strength for a recipe that somebody asked for."""
+        started = time.perf_counter()
+        found = self._try(0, recipe.for_kind(self._task.kind), 1.0)
+        if found is None:
+            raise TrainingDiverged(0, float("nan"))
+        return self._plan(found, [found], planned=1, started=started)
+
+    def _plan(self, best: _Candidate, candidates: Sequence[_Candidate], *, planned: int, started: float) -> Plan:
+        curve = self._scales.curve(best.heads, query_only=best.way.query_only)
+        point = best.point if best.way.name == "identity" else self._scales.best(curve)
+        return Plan(
+            way=best.way,
+            strength=point.strength,
+            metric=point.found.primary,
+            curve=[self._scales.base().to_dict(), *(point.to_dict() for point in curve)],
+            candidates={one.way.name: one.point.to_dict() for one in candidates},
+            trials=self._trials,
+            planned=planned,
+            finished=len({trial.number for trial in self._trials}),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _halve(self, recipes: Sequence[Recipe], started: float) -> list[_Candidate]:
+        """The candidates that got all of their epochs, the best first."""
+        self._expected = len(recipes) + max(_FEWEST_KEPT, round(_KEPT_SHARE * len(recipes)))
+        first = self._rung(list(enumerate(recipes)), _FIRST_SHARE, started)
+        kept = max(_FEWEST_KEPT, round(_KEPT_SHARE * len(recipes)))
+        going_on = [(number, recipes[number]) for number, _ in first[:kept]] or [(0, recipes[0])]
+        last = self._rung(going_on, 1.0, started)
+        if not last:
+            raise TrainingDiverged(0, float("nan"))
+        return [candidate for _, candidate in last]
+
+    def _rung(self, recipes: Sequence[tuple[int, Recipe]], share: float, started: float) -> list[tuple[int, _Candidate]]:
+        found: list[tuple[int, _Candidate]] = []
+        for number, recipe in recipes:
+            if found and time.perf_counter() - started > self._max_seconds:
+                break
+            candidate = self._try(number, recipe, share)
+            if candidate is not None:
+                found.append((number, candidate))
+        return sorted(found, key=lambda one: -self._worth(one[1].point))
+
+    def _worth(self, point: Point) -> float:
+        """The score inside the budget; what breaks it comes after all that keeps it."""
+        return point.found.value if point.forgetting <= self._scales.budget else -1.0 - point.forgetting
+
+    def _try(self, number: int, recipe: Recipe, share: float) -> _Candidate | None:
+        """Fit a recipe to every fold, and weigh it at its best checkpoint; None where it diverged."""
+        started = time.perf_counter()
+        shortened = replace(recipe, epochs=max(1, round(share * recipe.epochs)), stop_after=0)
+        checkpoints = sorted({max(1, round(part * shortened.epochs)) for part in (_CHECKPOINTS if share == 1.0 else (1.0,))})
+        try:
+            snapshots = [self._fit(fold_number, shortened, checkpoints) for fold_number in range(len(self._task.folds))]
+        except TrainingDiverged:
+            self._trials.append(Trial(number, share, recipe, None, None, None, time.perf_counter() - started))
+            return None
+        found: list[_Candidate] = []
+        for place, epoch in enumerate(checkpoints):
+            heads = [heads[place] for heads in snapshots]
+            way = Way("head", (replace(shortened, stop_after=epoch % shortened.epochs),), query_only=recipe.query_only)
+            found.append(self._candidate(way, heads, _TRIAL_STRENGTHS))
+        best = max(found, key=lambda one: self._worth(one.point))
+        point = best.point.to_dict()
+        self._trials.append(Trial(number, share, best.way.recipes[0], **point, seconds=time.perf_counter() - started))
+        return best
+
+    def _fit(self, fold: int, recipe: Recipe, checkpoints: Sequence[int]) -> list[ServedHead]:
+        """The head after each of the checkpoints, in epochs."""
+        found: list[ServedHead] = []
+
+        def remember(epoch: int, head: Head) -> bool:
+            if epoch in checkpoints:
+                found.append(head.served())
+            return False
+
+        fitted = fit(
+            self._vectors,
+            self._task.folds[fold].part,
+            recipe,
+            near=self._near,
+            device=self._device,
+            on_step=self._tell,
+            on_epoch=remember,
+        )
+        return found or [fitted.head.served()] * len(checkpoints)
+
+    def _tell(self, _step: int, _steps: int, _loss: float) -> None:
+        if self._on_step is not None:
+            self._on_step("search", len(self._trials), self._expected)
+
+    def _candidate(self, way: Way, heads: list[ServedHead], strengths: Sequence[float] = STRENGTHS) -> _Candidate:
+        curve = self._scales.curve(heads, query_only=way.query_only, strengths=strengths)
+        return _Candidate(way, heads, self._scales.best(curve))
+
+    def _identities(self) -> list[ServedHead]:
+        return [FoldedHead.identity(self._vectors.queries.shape[1]) for _ in self._task.folds]
+
+    def _closed_forms(self) -> Iterator[_Candidate]:
+        """Procrustes, and ridge with the best of its pulls."""
+        known = [sources_and_targets(self._vectors, fold.part) for fold in self._task.folds]
+        given = [one for one in known if one is not None]
+        if not given:
+            return
+        query_only = self._task.kind != "groups"
+        yield self._candidate(Way("procrustes", query_only=query_only), [procrustes(*one) for one in given])
+        ridges = [
+            self._candidate(Way("ridge", pull=pull, query_only=query_only), [ridge(*one, pull) for one in given])
+            for pull in RIDGE_PULLS
+        ]
+        yield max(ridges, key=lambda one: self._worth(one.point))
+
+    def _plain_linear(self, winner: Recipe) -> Iterator[_Candidate]:
+        """A plain layer y = W x, fitted with the winning numbers: is the skip worth having?"""
+        if winner.shape.kind != "skip":
+            return
+        recipe = replace(winner, head="linear", blocks=1, merge="add", norm="none", activation="none", stop_after=0)
+        try:
+            heads = [self._fit(fold, recipe, [recipe.epochs])[0] for fold in range(len(self._task.folds))]
+        except TrainingDiverged:
+            return
+        yield self._candidate(Way("linear", (recipe,), query_only=recipe.query_only), heads)
+
+    def _averages(self, tried: Sequence[_Candidate]) -> Iterator[_Candidate]:
+        """The best head, and the mean of the best few."""
+        yield self._candidate(tried[0].way, tried[0].heads)
+        few = [one for one in tried if one.way.recipes[0].shape.can_average][:_AVERAGED]
+        if len(few) > 1:
+            recipes = tuple(one.way.recipes[0] for one in few)
+            heads: list[ServedHead] = [
+                FoldedHead.mean([head for head in of_fold if isinstance(head, FoldedHead)])
+                for of_fold in zip(*(one.heads for one in few), strict=True)
+            ]
+            yield self._candidate(Way("mean", recipes, query_only=recipes[0].query_only), heads)
+
+    def _simplest(self, candidates: Sequence[_Candidate]) -> _Candidate:
+        """The first (simplest) candidate that is as good as the best one, as far as the validation parts can tell.
+
+        As good: within one standard error of the paired difference (Breiman et al. 1984); the encoder itself within two, because
+        a version that is not worth having costs more than a version that is not made.
+        """
+        allowed = [one for one in candidates if one.point.forgetting <= self._scales.budget]  # the identity always is
+        best = max(allowed, key=lambda one: one.point.found.value)
+        for one in allowed:
+            if one is best:
+                break
+            gain = one.point.found.compare(best.point.found)
+            errors = _IDENTITY_ERRORS if one.way.name == "identity" else _SIMPLER_ERRORS
+            if gain.difference <= errors * gain.standard_error:
+                return one
+        return best
