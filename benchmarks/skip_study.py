@@ -2,7 +2,8 @@
 
     python -m benchmarks.skip_study [--out docs/pictures] [--cache DIR] [--json] [--quick]
 
-Writes skip_study.json and a picture for each claim into --out; docs/skip-connections.md explains them. The vectors are those of
+Writes skip_study.json and a picture for each claim into --out, and prints the tables of docs/skip-connections.md, which explains
+them. The vectors are those of
 the standard library's docstrings; the encoder runs once and is cached. All of it takes a few minutes on two cores.
 """
 
@@ -17,8 +18,10 @@ from typing import Any
 
 from benchmarks import skip_study_depth as depth
 from benchmarks import skip_study_measures as measures
+from benchmarks import skip_study_stacks as stacks
 from benchmarks.skip_study_heads import STARTS, Material, steps_of
 from benchmarks.skip_study_plots import draw
+from benchmarks.skip_study_tables import tables
 from cli.docstrings import docstring_pairs, pair_rows
 from zerogate.cache import CachedEncoder, EmbeddingCache
 from zerogate.encoder import Encoder
@@ -37,20 +40,39 @@ _ACTIVATIONS: tuple[Activation, ...] = ("none", "tanh", "relu")
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. seeds: of the trained heads; fewer_seeds: where a mean is enough. pairs: of the gradients."""
+    """How much is measured.
+
+    seeds: of the trained heads; setting_seeds: for each learning rate and dropout that is tried; fewer_seeds: of stacks.
+    pairs: of the gradients by depth. valley_pairs, directions: of the loss around a trained stack.
+    every: so many-th row of the dataset is used.
+    """
 
     seeds: range = range(5)
+    setting_seeds: range = range(2)
     fewer_seeds: range = range(3)
     epochs: int = 60
+    rates: tuple[float, ...] = (1e-2, 3e-3)
+    dropouts: tuple[float, ...] = (0.4, 0.2, 0.0)
     stack_epochs: int = 20
     depths: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     pairs: int = 128
-    directions: int = 6
-    every: int = 1  # Every so many-th row of the dataset is used.
+    valley_pairs: int = 512
+    directions: int = 5
+    every: int = 1
 
 
 QUICK = Effort(
-    seeds=range(2), fewer_seeds=range(1), epochs=10, stack_epochs=5, depths=(1, 2, 4, 8), pairs=64, directions=2, every=4
+    seeds=range(2),
+    setting_seeds=range(1),
+    fewer_seeds=range(1),
+    epochs=10,
+    rates=(1e-2,),
+    stack_epochs=5,
+    depths=(1, 2, 4, 8),
+    pairs=64,
+    valley_pairs=128,
+    directions=2,
+    every=4,
 )
 
 
@@ -63,9 +85,11 @@ def main() -> None:
     print(f"{material.task.test.test.size} test queries, encoded after {time.perf_counter() - started:.0f} s", flush=True)
     found = study(material, effort, say=lambda line: print(line, flush=True))
     chosen.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(rounded(found), allow_nan=False)
+    found = rounded(found)
+    text = json.dumps(found, allow_nan=False)
     (chosen.out / NUMBERS_FILE).write_text(text + "\n", encoding="utf-8")
     draw(found, chosen.out)
+    print(tables(found))
     print(f"numbers and pictures in {chosen.out} after {time.perf_counter() - started:.0f} s", flush=True)
     if chosen.json:
         print(text)
@@ -85,19 +109,22 @@ def study(material: Material, effort: Effort, *, say: Callable[[str], None] = la
         return result
 
     found["step_0"] = timed("step 0", lambda: measures.step_0(material, effort.seeds))
-    trained = timed("over training", lambda: measures.over_training(material, recipe, STARTS, effort.seeds, at))
-    found["training"] = trained.to_dict()
-    found["without_dropout"] = timed("no dropout", lambda: measures.without_dropout(material, recipe, effort.fewer_seeds))
-    found["dial"] = timed(
-        "dial", lambda: measures.dial(material, trained.heads["zero gate"], [round(0.1 * step, 1) for step in range(16)])
+    curves = timed("over training", lambda: measures.over_training(material, recipe, STARTS, seeds=effort.seeds, at=at))
+    found["training"] = {"steps": at, "curves": {name: curve.to_dict() for name, curve in curves.items()}}
+    found["lead_of_zero_gate"] = measures.leads(material, curves, "zero gate")
+    found["settings"] = timed(
+        "other settings",
+        lambda: measures.settings(material, recipe, rates=effort.rates, dropouts=effort.dropouts, seeds=effort.setting_seeds),
     )
-    stack_recipe = replace(measures.STACK, epochs=effort.stack_epochs)
-    stacks = timed("training stacks", lambda: measures.trained_stacks(material, stack_recipe, effort.fewer_seeds))
-    found["dropping"] = timed("dropping a block", lambda: measures.dropping(material, stacks))
-    distances = [round(0.1 * step, 1) for step in range(-10, 11)]
+    found["dial"] = timed("dial", lambda: measures.dial(material, curves["zero gate"].heads, _tenths(0, 15)))
+    stack_recipe = replace(stacks.STACK, epochs=effort.stack_epochs)
+    trained = timed("training stacks", lambda: stacks.trained_stacks(material, stack_recipe, effort.fewer_seeds))
+    found["dropping"] = timed("dropping a block", lambda: stacks.dropping(material, trained))
     found["valleys"] = timed(
         "valleys",
-        lambda: measures.valleys(material, stacks, pairs=512, directions=effort.directions, distances=distances),
+        lambda: stacks.valleys(
+            material, trained, pairs=effort.valley_pairs, directions=effort.directions, distances=_tenths(-10, 10)
+        ),
     )
     found |= timed("depth", lambda: _depth(material, effort))
     return found
@@ -126,6 +153,10 @@ def rounded(value: Any) -> Any:
         case list() | tuple():
             return [rounded(one) for one in value]
     return value
+
+
+def _tenths(first: int, last: int) -> list[float]:
+    return [round(0.1 * number, 1) for number in range(first, last + 1)]
 
 
 def _facts(material: Material) -> dict[str, Any]:

@@ -39,6 +39,14 @@ WIRINGS: Final[dict[str, Wiring]] = {
 }
 
 
+def short_name(name: str) -> str:
+    """The wiring's name where the gain of W has no effect, "" for a wiring that shows nothing new there.
+
+    Outputs are normalised there, or only directions count: the plain stacks differ in gain alone, and one stands for both.
+    """
+    return {"plain, PyTorch's start": "", "plain, He's start": "plain"}.get(name, name)
+
+
 class Stack(nn.Module):
     """Any number of the library's layers, wired in one of three ways. Only the first block can be trained: it is looked at."""
 
@@ -51,10 +59,11 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Layer(width, dim, shape, SkipDropout(0.0, seed=0), start) for width in widths)
         self.gates = nn.ParameterList(torch.full((dim,), wiring.gate) for _ in widths)
         with torch.no_grad():
-            for layer in self.layers:
-                layer.weight.mul_(wiring.gain)
-        for later in (*self.layers[1:].parameters(), *self.gates[1:]):
-            later.requires_grad_(requires_grad=False)
+            for weight in self.layers.parameters():
+                weight.mul_(wiring.gain)
+        self.requires_grad_(requires_grad=False)
+        for parameter in self.first_block():
+            parameter.requires_grad = True
 
     def forward(self, x: Tensor) -> Tensor:
         for layer, gate in zip(self.layers, self.gates, strict=True):
@@ -70,7 +79,7 @@ class Stack(nn.Module):
 
     def first_block(self) -> list[Tensor]:
         """The parameters of the first block: W, and g where there is one."""
-        return [self.layers[0].weight, *([] if self.wiring.kind == "plain" else [self.gates[0]])]
+        return [*self.layers[0].parameters(), *([] if self.wiring.kind == "plain" else [self.gates[0]])]
 
 
 def gradients(
@@ -139,7 +148,7 @@ def coherence(
     The gradient is that of one random direction of the output with respect to the base vector. After Balduzzi et al. 2017.
     """
     pair = torch.from_numpy(queries), torch.from_numpy(documents)
-    chosen = {name: wiring for name, wiring in WIRINGS.items() if name != "plain, PyTorch's start"}  # differs only in size
+    chosen = {name: wiring for name, wiring in WIRINGS.items() if short_name(name)}
     cosines = {
         name: [
             float(np.mean([input_coherence(Stack(pair[0].shape[1], depth, wiring, activation, seed=s), pair) for s in seeds]))
@@ -153,13 +162,15 @@ def coherence(
 
 def input_coherence(stack: Stack, pair: tuple[Tensor, Tensor]) -> float:
     """The mean cosine of d(u . y)/dx at the two texts of each pair, for one random u."""
-    found = []
-    for x in pair:
-        at = x.clone().requires_grad_()
-        y = stack(at)
-        probe = torch.randn(y.shape[1], generator=torch.Generator().manual_seed(10_000))
-        found.append(torch.autograd.grad((y @ probe).sum(), at)[0])  # (n, dim)
-    return float(nn.functional.cosine_similarity(*found, dim=1).mean())
+    first, second = (_input_gradient(stack, x) for x in pair)
+    return float(nn.functional.cosine_similarity(first, second, dim=1).mean())
+
+
+def _input_gradient(stack: Stack, x: Tensor) -> Tensor:
+    at = x.clone().requires_grad_()
+    y = stack(at)  # (n, out_dim)
+    probe = torch.randn(y.shape[1], generator=torch.Generator().manual_seed(10_000))
+    return torch.autograd.grad((y @ probe).sum(), at)[0]  # (n, dim)
 
 
 def _norm(parts: Sequence[Tensor]) -> float:

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from zerogate.evaluation import MeanEvaluation, RetrievalTest
 from zerogate.folded import Block, FoldedHead, unit_rows
 from zerogate.guard import Guard
 from zerogate.head_shapes import HeadShape
-from zerogate.heads import Head, LinearHead, make_head
+from zerogate.heads import Head, make_head
 from zerogate.objectives import batches, objective_for
 from zerogate.precision import best_dtype
 from zerogate.recipe import Recipe
@@ -78,10 +79,9 @@ def plain_random(dim: int, recipe: Recipe) -> Head:
 def plain_identity(dim: int, recipe: Recipe) -> Head:
     """Plain layers whose W all start as the identity matrix: with activation "none" y = x at the start, without any skip."""
     head = _made("linear", dim, recipe)
-    assert isinstance(head, LinearHead)
     with torch.no_grad():
-        for layer in head.layers:
-            layer.weight.copy_(torch.eye(dim))
+        for weight in head.parameters():
+            weight.copy_(torch.eye(dim))
     return head
 
 
@@ -145,19 +145,26 @@ def raw_of(head: nn.Module) -> Raw:
 
 def score(raw: Raw, material: Material) -> float:
     """Held-out MRR@10 of the normalised outputs."""
-    return material.task.test.test.evaluate(_tuned(raw, material)).scores["mrr@10"]
+    return evaluate(raw, material).scores["mrr@10"]
+
+
+def evaluate(raw: Raw, material: Material) -> MeanEvaluation:
+    """The held-out test of the normalised outputs."""
+    found = material.task.test.test.evaluate(_tuned(raw, material))
+    assert isinstance(found, MeanEvaluation)
+    return found
 
 
 def held_out_loss(raw: Raw, material: Material, temperature: float) -> float:
-    """The mean over the test queries of -log softmax(similarities / temperature) at the relevant document, over all documents.
+    """The mean over the test queries of -log softmax(similarities / temperature) at the (first) relevant one of all documents.
 
     Not the training loss, whose negatives are those of one batch: this one is the same for every batch size.
     """
     test = material.task.test.test
+    assert isinstance(test, RetrievalTest)
     tuned = _tuned(raw, material)
-    wanted = torch.tensor([one[0] for one in test.relevant])  # type: ignore[attr-defined]
-    logits = torch.from_numpy(tuned.queries @ tuned.documents.T) / temperature  # (queries, documents)
-    return float(nn.functional.cross_entropy(logits[: len(wanted)], wanted))
+    logits = torch.from_numpy(tuned.queries[test.queries] @ tuned.documents.T) / temperature  # (queries, documents)
+    return float(nn.functional.cross_entropy(logits, torch.tensor([one[0] for one in test.relevant])))
 
 
 def _tuned(raw: Raw, material: Material) -> Vectors:

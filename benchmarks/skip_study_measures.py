@@ -1,47 +1,21 @@
-"""What the skip study measures on real vectors: the start, the way from there, lost blocks, valleys, and the dial."""
+"""What the skip study measures of heads with one block: where they start, the way from there, and the dial."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.skip_study_heads import (
-    STARTS,
-    Material,
-    Raw,
-    Start,
-    held_out_loss,
-    plain_identity,
-    plain_random,
-    raw_of,
-    score,
-    train,
-    zero_gate,
-)
-from zerogate.folded import Block, FoldedHead, ServedHead, unit_rows
-from zerogate.guard import forgetting
+from benchmarks.skip_study_heads import STARTS, Material, Start, evaluate, held_out_loss, raw_of, score, train
+from zerogate.bootstrap import compare_means
+from zerogate.folded import FoldedHead, ServedHead
+from zerogate.guard import Forgetting, forgetting
 from zerogate.head_shapes import HeadShape
-from zerogate.heads import LinearHead, SkipHead, make_head
-from zerogate.losses.contrastive import contrastive, same_pairs
+from zerogate.heads import make_head
 from zerogate.recipe import Recipe
 from zerogate.sides import tuned_vectors
-from zerogate.stacked import StackedHead
-from zerogate.training import PairExamples
-from zerogate.vectors import Vectors
-
-# At the default rate of 0.01 plain stacks of eight blocks do not train at all; skip stacks do not mind a tenth of it.
-STACK: Final = Recipe(blocks=8, learning_rate=1e-3, skip_dropout=0.0, epochs=20)
-STACKS: Final[dict[str, tuple[Start, str]]] = {
-    "residual": (zero_gate, "none"),
-    "plain, random start": (plain_random, "none"),
-    "plain, identity start": (plain_identity, "none"),
-    "residual, relu": (zero_gate, "relu"),
-    "plain, random start, relu": (plain_random, "relu"),
-}
 
 
 def random_mlp(dim: int, recipe: Recipe) -> nn.Module:
@@ -53,7 +27,6 @@ def random_mlp(dim: int, recipe: Recipe) -> nn.Module:
 def step_0(material: Material, seeds: Sequence[int]) -> dict[str, Any]:
     """Held-out MRR@10 of fresh heads; how far they move a vector, |y - x| / |x|; whether they give it back bit for bit."""
     base = material.test.queries
-    encoder = material.task.test.test.evaluate(material.test).scores["mrr@10"]
     made: dict[str, Callable[[int, Recipe], nn.Module]] = {**STARTS, "gelu MLP, random start": random_mlp}
     heads: dict[str, Any] = {}
     for name, start in made.items():
@@ -64,157 +37,108 @@ def step_0(material: Material, seeds: Sequence[int]) -> dict[str, Any]:
             "moved": float(np.mean([np.linalg.norm(y - base, axis=1) for y in outputs])),
             "bit_for_bit": all(np.array_equal(y, base) for y in outputs),
         }
-    return {"encoder": encoder, "heads": heads}
+    return {"encoder": material.task.test.test.evaluate(material.test).scores["mrr@10"], "heads": heads}
 
 
 @dataclass(frozen=True)
-class Trained:
-    """curves: by head the held-out MRR@10 and loss at `steps`, a row for each seed. heads: the trained ones, by name."""
+class Curve:
+    """One start: held-out MRR@10 and loss after each number of steps, a row for each seed; and the trained heads."""
 
-    steps: list[int]
-    curves: dict[str, dict[str, list[list[float]]]]
-    heads: dict[str, list[FoldedHead]]
+    scores: list[list[float]] = field(default_factory=list)
+    losses: list[list[float]] = field(default_factory=list)
+    heads: list[FoldedHead] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "curves": self.curves}
+        return {"mrr@10": self.scores, "loss": self.losses}
 
 
-def over_training(material: Material, recipe: Recipe, starts: dict[str, Start], seeds: Sequence[int], at: Sequence[int]) -> Trained:
-    """Train every start with every seed, and test after so many steps; `at` must end with the last step."""
-    temperature = recipe.for_kind(material.task.kind).temperature
-    found = Trained(list(at), {name: {"mrr@10": [], "loss": []} for name in starts}, {name: [] for name in starts})
+def over_training(
+    material: Material, recipe: Recipe, starts: dict[str, Start], *, seeds: Sequence[int], at: Sequence[int]
+) -> dict[str, Curve]:
+    """Train every start with every seed, and test after so many steps."""
+    found = {name: Curve() for name in starts}
     for name, start in starts.items():
         for seed in seeds:
-            seeded = replace(recipe, seed=seed)
-            head = start(material.dim, seeded)
-            raw, scores, losses = raw_of(head), [], []  # type: ignore[var-annotated]
-
-            def test(step: int, raw: Raw = raw, scores: list[float] = scores, losses: list[float] = losses) -> None:
-                if step in at:
-                    scores.append(score(raw, material))
-                    losses.append(held_out_loss(raw, material, temperature))
-
-            train(head, material, seeded, test)
-            found.curves[name]["mrr@10"].append(scores)
-            found.curves[name]["loss"].append(losses)
-            found.heads[name].append(head.fold())
+            _train_and_test(found[name], start, material, replace(recipe, seed=seed), at)
     return found
 
 
-def without_dropout(material: Material, recipe: Recipe, seeds: Sequence[int]) -> dict[str, list[float]]:
-    """Held-out MRR@10 after training without skip dropout, by start, a number for each seed."""
-    found: dict[str, list[float]] = {}
-    for name in ("zero gate", "plain, identity start"):
+def _train_and_test(curve: Curve, start: Start, material: Material, recipe: Recipe, at: Sequence[int]) -> None:
+    head = start(material.dim, recipe)
+    raw, temperature = raw_of(head), recipe.for_kind(material.task.kind).temperature
+    scores: list[float] = []
+    losses: list[float] = []
+
+    def test(step: int) -> None:
+        if step in at:
+            scores.append(score(raw, material))
+            losses.append(held_out_loss(raw, material, temperature))
+
+    train(head, material, recipe, test)
+    curve.scores.append(scores)
+    curve.losses.append(losses)
+    curve.heads.append(head.fold())
+
+
+def leads(material: Material, curves: dict[str, Curve], of: str) -> dict[str, dict[str, float]]:
+    """By how much the trained heads of one start beat those of each other one: MRR@10 with the paired 95 % interval.
+
+    Each test query counts with its mean over the seeds, so the interval is that of the queries.
+    """
+    items = {
+        name: np.mean([evaluate(head.raw, material).per_item["mrr@10"] for head in curve.heads], axis=0)
+        for name, curve in curves.items()
+    }
+    compared = {name: compare_means(one, items[of]) for name, one in items.items() if name != of}
+    return {name: {"difference": one.difference, "low": one.low, "high": one.high} for name, one in compared.items()}
+
+
+def settings(
+    material: Material, recipe: Recipe, *, rates: Sequence[float], dropouts: Sequence[float], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Held-out MRR@10 of two starts at other learning rates and shares of skip dropout, a number for each seed.
+
+    The recipe's defaults were chosen for the zero gate: this is the same choice for the plain layer.
+    """
+    found = []
+    for name, rate, dropout in product(("zero gate", "plain, identity start"), rates, dropouts):
+        scores = []
         for seed in seeds:
-            seeded = replace(recipe, seed=seed, skip_dropout=0.0)
+            seeded = replace(recipe, seed=seed, learning_rate=rate, skip_dropout=dropout)
             head = STARTS[name](material.dim, seeded)
             train(head, material, seeded)
-            found.setdefault(name, []).append(score(raw_of(head), material))
+            scores.append(score(raw_of(head), material))
+        found.append({"head": name, "learning_rate": rate, "skip_dropout": dropout, "mrr@10": scores})
     return found
-
-
-def trained_stacks(material: Material, recipe: Recipe, seeds: Sequence[int]) -> dict[str, list[StackedHead]]:
-    """The stacks of `STACKS`, trained with every seed."""
-    found: dict[str, list[StackedHead]] = {}
-    for name, (start, activation) in STACKS.items():
-        for seed in seeds:
-            seeded = replace(recipe, activation=activation, seed=seed)
-            head = start(material.dim, seeded)
-            train(head, material, seeded)
-            assert isinstance(head, SkipHead | LinearHead)
-            found.setdefault(name, []).append(StackedHead(head.shape, tuple(head.blocks())))
-    return found
-
-
-def dropping(material: Material, stacks: dict[str, list[StackedHead]]) -> dict[str, Any]:
-    """Held-out MRR@10 of trained stacks, whole and without each of their blocks; a row for each seed. After Veit et al. 2016."""
-    return {
-        name: {
-            "whole": [score(stack.raw, material) for stack in trained],
-            "without": [
-                [score(without_block(stack, number).raw, material) for number in range(len(stack.blocks))] for stack in trained
-            ],
-        }
-        for name, trained in stacks.items()
-    }
-
-
-def without_block(stack: StackedHead, number: int) -> StackedHead:
-    """The stack with one block taken out: what came into it goes on to the next."""
-    left = (*stack.blocks[:number], *stack.blocks[number + 1 :])
-    return replace(stack, shape=replace(stack.shape, blocks=len(left)), blocks=left)
-
-
-def valleys(
-    material: Material, stacks: dict[str, list[StackedHead]], *, pairs: int, directions: int, distances: Sequence[float]
-) -> dict[str, Any]:
-    """The training loss around what training found, along random directions; a row for each. After Li et al. 2018.
-
-    A direction has a row of its own length for every row of every W ("filter normalisation"); gates stay. At distance 1 every row
-    of W has been changed by as much as it is long. pairs: so many training pairs, in one batch, make the loss.
-    """
-    examples = material.task.train
-    assert isinstance(examples, PairExamples)
-    chosen = examples.pairs[:pairs]
-    base = Vectors(material.vectors.queries[chosen[:, 0]], material.vectors.documents[chosen[:, 1]])
-    ids = torch.from_numpy(chosen)
-    same = same_pairs(ids[:, 0], ids[:, 1])
-    temperature = STACK.for_kind(material.task.kind).temperature
-
-    def loss(raw: Raw) -> float:
-        first, second = (torch.from_numpy(unit_rows(raw(side))) for side in (base.queries, base.documents))
-        return float(contrastive(first, second, temperature=temperature, same=same))
-
-    found: dict[str, Any] = {"distances": list(distances), "loss": {}}
-    for name, trained in stacks.items():
-        drawn = [random_direction(trained[0], seed=10_000 + number) for number in range(directions)]
-        found["loss"][name] = [[loss(moved(trained[0], one, far).raw) for far in distances] for one in drawn]
-    return found
-
-
-def random_direction(stack: StackedHead, *, seed: int) -> list[NDArray[np.float32]]:
-    """For every block a random matrix of W's shape, each row as long as W's."""
-    draw = np.random.default_rng(seed)
-    found = []
-    for block in stack.blocks:
-        direction = unit_rows(draw.standard_normal(block.weight.shape).astype(np.float32))
-        found.append(direction * np.linalg.norm(block.weight, axis=1, keepdims=True))
-    return found
-
-
-def moved(stack: StackedHead, direction: Sequence[NDArray[np.float32]], distance: float) -> StackedHead:
-    """The stack with W + distance * direction in every block."""
-    blocks = [
-        Block(block.gate, block.weight + np.float32(distance) * step, block.bias)
-        for block, step in zip(stack.blocks, direction, strict=True)
-    ]
-    return replace(stack, blocks=tuple(blocks))
 
 
 def dial(material: Material, heads: Sequence[FoldedHead], strengths: Sequence[float]) -> dict[str, Any]:
-    """Held-out MRR@10 and Spearman on the reporting half of the guard over the strength: of each head, and of their mean."""
+    """Held-out MRR@10 and forgetting on the reporting half of the guard over the strength: of each head, and of their mean."""
     mean = FoldedHead.mean(heads)
-    rows = [_dial_of(material, head, strengths) for head in (*heads, mean)]
-    reporting = material.guard.reporting
-    lost = forgetting(
-        reporting.evaluate(material.guard_vectors),
-        reporting.evaluate(tuned_vectors(material.guard_vectors, mean, query_only=False)),
-    )
+    lost = [_forgetting(material, mean.at_strength(strength)) for strength in strengths]
     return {
         "strengths": list(strengths),
-        "encoder": {
-            "mrr@10": material.task.test.test.evaluate(material.test).scores["mrr@10"],
-            "guard": reporting.evaluate(material.guard_vectors).value,
+        "encoder": material.task.test.test.evaluate(material.test).scores["mrr@10"],
+        "heads": {
+            "mrr@10": [[score(head.at_strength(s).raw, material) for s in strengths] for head in heads],
+            "forgetting": [
+                [_guard_score(material, None) - _guard_score(material, h.at_strength(s)) for s in strengths] for h in heads
+            ],
         },
-        "heads": {"mrr@10": [row[0] for row in rows[:-1]], "guard": [row[1] for row in rows[:-1]]},
-        "mean": {"mrr@10": rows[-1][0], "guard": rows[-1][1]},
-        "forgetting_of_mean_at_1": lost.to_dict(),
+        "mean": {
+            "mrr@10": [score(mean.at_strength(s).raw, material) for s in strengths],
+            "forgetting": [one.value for one in lost],
+            "low": [one.low for one in lost],
+            "high": [one.high for one in lost],
+        },
     }
 
 
-def _dial_of(material: Material, head: ServedHead, strengths: Sequence[float]) -> tuple[list[float], list[float]]:
-    weaker = [head.at_strength(strength) for strength in strengths]
-    guard = [
-        material.guard.reporting.evaluate(tuned_vectors(material.guard_vectors, one, query_only=False)).value for one in weaker
-    ]
-    return [score(one.raw, material) for one in weaker], guard
+def _forgetting(material: Material, head: ServedHead) -> Forgetting:
+    tuned = tuned_vectors(material.guard_vectors, head, query_only=False)
+    return forgetting(material.guard.reporting.evaluate(material.guard_vectors), material.guard.reporting.evaluate(tuned))
+
+
+def _guard_score(material: Material, head: ServedHead | None) -> float:
+    vectors = material.guard_vectors
+    return material.guard.reporting.evaluate(vectors if head is None else tuned_vectors(vectors, head, query_only=False)).value

@@ -47,11 +47,13 @@ class _Outcome:
     collection: dict[str, Any]
 
 
-def run_demo(*, as_json: bool, keep: Path | None, pairs: Sequence[Pair] | None = None) -> None:
+def run_demo(
+    *, as_json: bool, keep: Path | None, pairs: Sequence[Pair] | None = None, recipe: Mapping[str, Any] | None = None
+) -> None:
     """Run the demo; with as_json the last line printed to standard output is one JSON object.
 
     Embeddings are remembered in the user's cache folder, so that a second run encodes nothing. keep: a new folder for all else.
-    pairs: other pairs than all of the standard library's.
+    pairs: other pairs than all of the standard library's. recipe: numbers of one, in place of a search.
     """
     configure_logging(json=not sys.stderr.isatty())
     logging.getLogger().setLevel(logging.WARNING)  # the bars tell the rest
@@ -62,7 +64,7 @@ def run_demo(*, as_json: bool, keep: Path | None, pairs: Sequence[Pair] | None =
     with _folder(keep) as folder:
         settings = Settings(data_dir=folder, cache_dir=_cache_dir(), port=0)
         with serving_in_background(settings) as url, httpx.Client(base_url=url, timeout=60.0) as client:
-            outcome = _train_and_publish(client, pairs, console)
+            outcome = _train_and_publish(client, pairs, recipe, console)
             _show_scores(console, outcome)
             _show_searches(console, client, outcome, pairs)
             _show_collection(console, outcome, keep)
@@ -85,7 +87,9 @@ def _cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zerogate" / "embeddings"
 
 
-def _train_and_publish(client: httpx.Client, pairs: Sequence[Pair], console: Console) -> _Outcome:
+def _train_and_publish(
+    client: httpx.Client, pairs: Sequence[Pair], recipe: Mapping[str, Any] | None, console: Console
+) -> _Outcome:
     dataset = _upload(client, pair_rows(pairs), kind="pairs", name="stdlib-pairs")
     documents = _upload(client, document_rows(pairs), kind="documents", name="stdlib-documents")
     indexes = {"module": "keyword", "kind": "keyword"}
@@ -95,6 +99,7 @@ def _train_and_publish(client: httpx.Client, pairs: Sequence[Pair], console: Con
         {
             "model": MODEL,
             "dataset": dataset["id"],
+            "recipe": recipe or "auto",
             "publish": {"collection": COLLECTION, "documents": documents["id"], "indexes": indexes},
         },
     )
@@ -149,11 +154,22 @@ def _show_scores(console: Console, outcome: _Outcome) -> None:
         base, tuned = result["base"][name], result["tuned"][name]
         table.add_row(name, f"{base:.3f}", f"{tuned:.3f}", f"{(tuned / base - 1) * 100:+.0f} %")
     console.print(table)
+    trials, forgetting = result["trials"], result["forgetting"]
+    console.print(
+        f"{trials['finished']} of {trials['planned']} recipes tried in {result['sweep_seconds']:.1f} s; "
+        f"the best: {result['way']}, at strength {result['strength']:g}."
+    )
     verdict = result["verdict"]
     console.print(
         f"{verdict['score']} {verdict['difference']:+.3f}, 95 % interval {verdict['low']:+.3f} to {verdict['high']:+.3f}: "
         f"[bold]{verdict['outcome']}[/] ({verdict['wins']} queries won, {verdict['losses']} lost)."
     )
+    console.print(
+        f"Forgotten of general English: {forgetting['value']:+.4f} of the guard's {forgetting['score']} (95 % interval "
+        f"{forgetting['low']:+.4f} to {forgetting['high']:+.4f}; {result['forgetting_budget']:g} is allowed)."
+    )
+    if result["not_promoted_because"] is not None:
+        console.print(f"[bold]Not promoted.[/] {result['not_promoted_because']}")
     console.print(
         f"Encoding took {_encode_seconds(outcome):.1f} s (remembered for the next run), fitting {result['fit_seconds']:.1f} s on "
         f"{result['pairs']:,} pairs, publishing {outcome.publishing['result']['publish_seconds']:.1f} s."
@@ -207,6 +223,10 @@ def _as_json(outcome: _Outcome) -> dict[str, Any]:
         "documents": result["documents"],
         "base": {name: result["base"][name] for name in SHOWN_SCORES},
         "tuned": {name: result["tuned"][name] for name in SHOWN_SCORES},
+        "strength": result["strength"],
+        "forgetting": result["forgetting"]["value"],
+        "verdict": result["verdict"]["outcome"],
+        "sweep_seconds": result["sweep_seconds"],
         "fit_seconds": result["fit_seconds"],
         "encode_seconds": _encode_seconds(outcome),
         "publish_seconds": published["publish_seconds"],

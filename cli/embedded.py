@@ -21,9 +21,9 @@ from service.collections.queries import unfinished_deletions
 from service.datasets.queries import artifact_keys as dataset_files
 from service.embeddings.loaded_models import EncoderFacts
 from service.encoders.operations import describe, ensure_project, register_encoder
-from service.encoders.queries import facts_of
+from service.encoders.queries import facts_of, stored_keys
 from service.errors import Conflict
-from service.jobs.lifecycle import take_over
+from service.jobs.lifecycle import claimable_jobs, take_over
 from service.main import create_app
 from service.models.queries import artifact_keys as version_files
 from service.queue import QUEUES, CeleryQueue, make_celery
@@ -54,7 +54,7 @@ def embedded_service(settings: Settings) -> Iterator[EmbeddedService]:
     """
     stopping = threading.Event()
     with ExitStack() as stack:
-        stack.enter_context(_exclusive(settings.data_dir))
+        stack.enter_context(exclusive(settings.data_dir))
         # In-memory queues belong to the whole process: a prefix keeps two services in one process (tests) apart.
         queue = CeleryQueue(make_celery(settings.broker_url), prefix=f"{uuid.uuid4().hex[:8]}-")
         resources = open_resources(settings, queue)
@@ -80,9 +80,10 @@ def _go_on(resources: Resources) -> None:
     """Take up what the last process left. This one is alone on the folder, so whatever is `running` or half-made is its own."""
     with resources.database.write() as session:
         take_over(session)
-        known = dataset_files(session) | version_files(session)
+        known = dataset_files(session) | version_files(session) | stored_keys(session)
+        working = [job_id for job_id, _ in claimable_jobs(session)]
         deleting = unfinished_deletions(session)
-    orphans = resources.artifacts.tidy(known)
+    orphans = resources.artifacts.tidy(known, working=working)
     if orphans:
         log.warning("artifacts.tidied", keys=orphans)
     for collection_id in deleting:
@@ -136,7 +137,7 @@ class _OwnThread(TaskPool):  # type: ignore[misc]
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Keep every other process off the folder; the lock goes with the process, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as stream:

@@ -49,6 +49,17 @@ def demo(
 
 
 @app.command()
+def reproduce(
+    version: Annotated[str, typer.Argument(help="faq@3, or faq for the live version.")], data_dir: DataDir = None
+) -> None:
+    """Make a version's head again from its dataset and the cached vectors: the same bytes? The service must be stopped."""
+    from cli.reproduce import reproduce as run
+
+    if not run(_settings(data_dir=data_dir), version):
+        sys.exit(1)
+
+
+@app.command()
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database's schema to the newest revision."""
     from cli.migrate import migrate as run

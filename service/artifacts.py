@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from service.errors import NotFound
 
 _SCRATCH = "scratch"
+_WORK = "work"
 
 
 class Artifacts:
@@ -39,7 +40,7 @@ class Artifacts:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
         file.replace(target)
-        _sync_folder(target.parent)
+        _sync(target.parent)
 
     def write(self, folder_key: str, files: Mapping[str, bytes]) -> None:
         """Store several small files below one key."""
@@ -47,6 +48,32 @@ class Artifacts:
             for name, content in files.items():
                 (scratch / name).write_bytes(content)
                 self.store(f"{folder_key}/{name}", scratch / name)
+
+    def store_folder(self, key: str, folder: Path) -> None:
+        """Take a finished scratch folder over under this key, with all that is in it; it appears whole."""
+        for path in (*folder.rglob("*"), folder):
+            _sync(path)
+        target = self._path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+        _sync(target.parent)
+
+    def local_folder(self, key: str) -> Path:
+        """A path to read a stored folder's files from. Raises NotFound."""
+        path = self._path(key)
+        if not path.is_dir():
+            raise NotFound(f"the folder '{key}' is missing from the data folder", code="file_missing")
+        return path.absolute()
+
+    def work_folder(self, job_id: str) -> Path:
+        """A folder for what a job wants to find again when it is started again; another start does not empty it."""
+        folder = self._path(f"{_WORK}/{job_id}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def forget_work(self, job_id: str) -> None:
+        """Remove the job's work folder."""
+        self.delete(f"{_WORK}/{job_id}")
 
     def read(self, key: str) -> bytes:
         """The content of a file. Raises NotFound."""
@@ -71,14 +98,16 @@ class Artifacts:
         else:
             path.unlink(missing_ok=True)
 
-    def tidy(self, known: Collection[str]) -> list[str]:
+    def tidy(self, known: Collection[str], *, working: Collection[str] = ()) -> list[str]:
         """Remove what a killed process left: half-made files, and files under keys that no row knows; gives those keys.
 
-        known: keys of files and of folders. Only for a process that is alone on the folder.
+        known: keys of files and of folders. working: ids of the jobs whose work folders are still needed.
+        Only for a process that is alone on the folder.
         """
         shutil.rmtree(self._root / _SCRATCH, ignore_errors=True)
         (self._root / _SCRATCH).mkdir(parents=True)
-        orphans = [key for key in self._keys() if key not in known and str(PurePosixPath(key).parent) not in known]
+        kept = {*known, *(f"{_WORK}/{job_id}" for job_id in working)}
+        orphans = [key for key in self._keys() if kept.isdisjoint((key, *map(str, PurePosixPath(key).parents)))]
         for key in orphans:
             self.delete(key)
         return orphans
@@ -90,8 +119,9 @@ class Artifacts:
         return self._root / key
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

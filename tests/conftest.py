@@ -1,6 +1,7 @@
 """What most tests need: the real encoder, and the whole service running in this process and spoken to over HTTP."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,9 +13,15 @@ import pytest
 
 from cli.serve import serving_in_background
 from service.settings import Settings
-from zerogate import CachedEncoder, EmbeddingCache, Encoder
+from zerogate import CachedEncoder, EmbeddingCache, Encoder, builtin_guard, make_guard
 
 Start = Callable[..., AbstractContextManager["Client"]]
+
+# A guard for trainings that are not about guards: the built-in one takes a second or two to judge by.
+SMALL_GUARD = [
+    {"sentence1": f"{who} sleeps", "sentence2": f"{who} is asleep" if n % 2 else f"we sold {n} boats", "score": n % 2}
+    for n, who in enumerate(["the baby", "my dog", "a nurse", "the pilot", "his aunt", "one of us", "a clerk", "the king"])
+]
 
 
 class Client:
@@ -33,6 +40,11 @@ class Client:
         body = "".join(json.dumps(row) + "\n" for row in rows).encode()
         headers = {"content-type": "application/x-ndjson"}
         return self._answer(self.http.post("/v1/datasets", params={"kind": kind, **params}, content=body, headers=headers))
+
+    def small_guard(self) -> str:
+        """The id of the dataset SMALL_GUARD; the same however often it is asked for."""
+        found: str = self.upload(SMALL_GUARD, kind="scored")["id"]
+        return found
 
     def wait(self, job_id: str | None, *, seconds: float = 60.0) -> Any:
         """The job when it has ended."""
@@ -72,17 +84,35 @@ def cached_encoder(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def warm(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Put the built-in guard's vectors into the embedding cache of a data folder that has none yet: encoding them takes 8 s."""
+    folder = tmp_path_factory.mktemp("guard-cache")
+    cache = EmbeddingCache(folder)
+    CachedEncoder(encoder, cache).encode(make_guard("scored", builtin_guard()).queries, role="query")
+    cache.close()
+
+    def copied(data_dir: Path) -> None:
+        target = data_dir / "cache"
+        if not target.exists():
+            target.mkdir(parents=True)
+            shutil.copyfile(folder / "data.mdb", target / "data.mdb")
+
+    return copied
+
+
+@pytest.fixture(scope="session")
 def shared_cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An embedding cache folder for services that run one after the other (one process may open it once at a time)."""
     return tmp_path_factory.mktemp("embeddings")
 
 
 @pytest.fixture(scope="session")
-def start() -> Start:
+def start(warm: Callable[[Path], None]) -> Start:
     """Start a service on a data folder: `with start(tmp_path) as client`. Its encoder runs in fp32."""
 
     @contextmanager
     def started(data_dir: Path, **settings: Any) -> Iterator[Client]:
+        warm(data_dir)
         chosen = Settings(**{"data_dir": data_dir, "port": 0, "encoder_dtype": "float32", **settings})
         with serving_in_background(chosen) as url:
             client = Client(url)

@@ -64,7 +64,7 @@ def run_publish(resources: Resources, mine: Claim, supervise: Supervision) -> No
         with held(resources.database, mine) as session:
             plan = plan_writing(session, collection_id)
         for version in plan.versions:
-            resources.vectors.add_vector_name(plan.qdrant_collection, vector_name(version.number), dim=plan.encoder.dim)
+            resources.vectors.add_vector_name(plan.qdrant_collection, vector_name(version.number), dim=version.dim)
         if where is not None:
             resources.vectors.delete(plan.qdrant_collection, where=where)
         if dataset_key is not None:
@@ -139,7 +139,7 @@ def _upsert(resources: Resources, plan: WritingPlan, payloads: dict[str, Payload
         texts, role="document", on_progress=lambda done, total: keep("encode documents", done, total)
     )
     counts.encode_seconds += time.perf_counter() - started
-    vectors = {vector_name(version.number): resources.models.vectors(version, base) for version in plan.versions}
+    vectors = {vector_name(version.number): resources.models.vectors(version, base, role="document") for version in plan.versions}
     resources.vectors.upsert(plan.qdrant_collection, Points(list(payloads), vectors, list(payloads.values())))
 
 
@@ -152,7 +152,7 @@ def _fill_building(resources: Resources, mine: Claim, plan: WritingPlan, counts:
         if resources.vectors.count(plan.qdrant_collection, having=name) < total:
             for page in resources.vectors.scroll(plan.qdrant_collection, "base"):
                 keep(f"compute {name}", done, total)
-                vectors = resources.models.vectors(version, np.ascontiguousarray(page.matrix))
+                vectors = resources.models.vectors(version, np.ascontiguousarray(page.matrix), role="document")
                 resources.vectors.set_vectors(plan.qdrant_collection, name, page.ids, vectors)
                 done += len(page.ids)
         _make_ready(resources, mine, plan, version.number)

@@ -1,220 +1,147 @@
-"""The way of one training job: encode, fit, evaluate, store, register."""
+"""The way of one training job: encode, search and fit, weigh against the encoder, store, register."""
 
-import hashlib
-import importlib.metadata
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 import zerogate
-from service.collections.operations import submit_publish
-from service.datasets.queries import read_dataset
-from service.embeddings.loaded_models import EncoderFacts
-from service.encoders.queries import facts_of
-from service.jobs.lifecycle import Claim, LeaseLost, add_event, held, succeed
-from service.models.operations import add_version, passes_promotion_check, promote
+from service.jobs.finishing import Live, TrainedVersion, finish_training, live_version
+from service.jobs.lifecycle import Claim, LeaseLost, add_event, held
 from service.resources import Resources
-from service.tables import Collection, Dataset, EncoderRow, Job, Model, Version
 from workers.supervision import Supervision
-from zerogate.evaluation import Evaluation
-from zerogate.head_files import dump_head
-from zerogate.pairs import PairTask
-from zerogate.recipe import Recipe
-from zerogate.verdict import Verdict
+from workers.train_inputs import Encoded, Inputs, encode, read_guard, read_inputs, read_task
+from workers.train_report import manifest_facts, result_of, scores_of, sentence_of, verdict_of
+from workers.tune import tune
+from zerogate.folded import FoldedHead
+from zerogate.guard import Guard
+from zerogate.head_files import DumpedHead
+from zerogate.head_shapes import HeadShape
+from zerogate.plan import Way
+from zerogate.sides import evaluate_tuned
+from zerogate.stacked import StackedHead
+from zerogate.tasks import Task
 
 if TYPE_CHECKING:
-    from zerogate.fitting import Fit  # loads torch, which a worker that only publishes never needs
-
-# What "better on the task" is judged by.
-TASK_SCORE = "ndcg@10"
-_LIBRARIES = ("torch", "numpy", "sentence-transformers", "transformers", "safetensors")
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What the job's rows say; plain values, because no session stays open while the work goes on."""
-
-    model_id: str
-    encoder: EncoderFacts
-    dataset_key: str
-    dataset_sha256: str
-    evaluation_key: str | None
-    recipe: Recipe
-    promote: str
-    publish: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class _Vectors:
-    """Base vectors of the task's texts: (n, dim) float32, unit rows."""
-
-    anchors: NDArray[np.float32]
-    documents: NDArray[np.float32]
-    seconds: float
+    from zerogate.learning import Judged, Learned  # loads torch, which a worker that only publishes never needs
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    task: PairTask
-    vectors: _Vectors
-    fit: "Fit"
-    base: Evaluation
-    tuned: Evaluation
-    verdict: Verdict
+    learned: "Learned"
+    judged: "Judged"
     evaluate_seconds: float
 
 
 def run_training(resources: Resources, mine: Claim, supervise: Supervision) -> None:
     """Train the next version and register it, with what follows from it, in one transaction."""
-    inputs = _read_inputs(resources, mine)
+    inputs = read_inputs(resources.database, mine.job_id)
     supervise("read the dataset", 0, 1)
-    task = _read_task(resources, inputs)
-    vectors = _encode(resources, inputs, task, supervise)
-    _tell(resources, mine, f"encoded {len(task.anchors) + len(task.documents)} texts in {vectors.seconds:.1f} s")
-    fit = zerogate.fit(
-        vectors.anchors,
-        vectors.documents,
-        task.train,
-        inputs.recipe,
-        device=resources.models.encoder(inputs.encoder).encoder.device,
-        on_step=lambda step, steps, _loss: supervise("fit", step, steps),
-    )
-    _tell(
-        resources,
-        mine,
-        f"fitted {len(task.train)} pairs in {fit.seconds:.1f} s",
-        {"losses": [round(loss, 5) for loss in fit.losses]},
-    )
-    outcome = _evaluate(task, vectors, fit, supervise)
+    task, guard = read_task(resources.artifacts, inputs), read_guard(resources.artifacts, inputs)
+    supervise("load the encoder", 0, 1)
+    encoded = encode(resources.models.encoder(inputs.encoder), task, guard, supervise)
+    _tell(resources, mine, f"encoded {encoded.texts} texts ({encoded.encoded} of them anew) in {encoded.seconds:.1f} s")
+    outcome = _learn(resources, mine, inputs, task, guard, encoded, supervise)
     artifact_key = f"heads/{mine.job_id}/{mine.token}"
-    manifest = _store(resources, inputs, outcome, artifact_key)
+    trained = _store(resources, inputs, task, guard, encoded, outcome, artifact_key)
     try:
-        _register(resources, mine, inputs, outcome, artifact_key, manifest)
+        if inputs.tuning is not None:
+            tuned = tune(resources, mine, inputs, task, guard, encoded, outcome.learned, supervise)
+            said = f"tuned the encoder in {tuned.result['tune_seconds']:.1f} s"
+            _tell(resources, mine, said, {"losses": tuned.manifest["losses"]})
+            trained = replace(trained, tuned=tuned)
+        _register(resources, mine, inputs, trained, task, encoded)
     except LeaseLost:
-        resources.artifacts.delete(artifact_key)  # after any other error the outcome may be unknown: the next start tidies up
+        _forget(resources, trained)  # after any other error the outcome may be unknown: the next start tidies up
         raise
 
 
-def _read_inputs(resources: Resources, mine: Claim) -> _Inputs:
-    with resources.database.read() as session:
-        job = session.get_one(Job, mine.job_id)
-        dataset = session.get_one(Dataset, str(job.dataset_id))
-        evaluation_id = job.request["evaluation_id"]
-        evaluation = None if evaluation_id is None else session.get_one(Dataset, evaluation_id)
-        model = session.get_one(Model, str(job.model_id))
-        return _Inputs(
-            model_id=model.id,
-            encoder=facts_of(session.get_one(EncoderRow, model.encoder_id)),
-            dataset_key=dataset.artifact_key,
-            dataset_sha256=dataset.sha256,
-            evaluation_key=None if evaluation is None else evaluation.artifact_key,
-            recipe=Recipe.from_dict(job.request["recipe"]),
-            promote=job.request["promote"],
-            publish=job.request["publish"],
-        )
+def _forget(resources: Resources, trained: TrainedVersion) -> None:
+    for key in (trained.artifact_key, *([] if trained.tuned is None else [trained.tuned.artifact_key])):
+        resources.artifacts.delete(key)
 
 
-def _read_task(resources: Resources, inputs: _Inputs) -> PairTask:
-    evaluation = None if inputs.evaluation_key is None else read_dataset(resources.artifacts, inputs.evaluation_key)
-    return zerogate.pair_task(read_dataset(resources.artifacts, inputs.dataset_key), evaluation)
-
-
-def _encode(resources: Resources, inputs: _Inputs, task: PairTask, supervise: Supervision) -> _Vectors:
-    supervise("load the encoder", 0, 1)
-    encoder = resources.models.encoder(inputs.encoder)
-    started = time.perf_counter()
-    anchors = encoder.encode(task.anchors, role="query", on_progress=_stage(supervise, "encode anchors"))
-    documents = encoder.encode(task.documents, role="document", on_progress=_stage(supervise, "encode documents"))
-    return _Vectors(anchors, documents, time.perf_counter() - started)
-
-
-def _stage(supervise: Supervision, stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: supervise(stage, done, total)
-
-
-def _evaluate(task: PairTask, vectors: _Vectors, fit: "Fit", supervise: Supervision) -> _Outcome:
-    """Score the encoder and the version on the same queries over the same corpus."""
-    started = time.perf_counter()
-    queries = vectors.anchors[task.queries]
-    base = zerogate.evaluate(queries, vectors.documents, task.relevant, on_block=_stage(supervise, "evaluate encoder"))
-    head = fit.head.fold()
-    tuned = zerogate.evaluate(
-        head.vectors(queries), head.vectors(vectors.documents), task.relevant, on_block=_stage(supervise, "evaluate version")
+def _learn(
+    resources: Resources, mine: Claim, inputs: Inputs, task: Task, guard: Guard, encoded: Encoded, supervise: Supervision
+) -> _Outcome:
+    """Search, fit, and weigh the version against the encoder on the same test and the same guard."""
+    learned = zerogate.learn(
+        task,
+        encoded.task,
+        guard,
+        encoded.guard,
+        recipe=inputs.recipe,
+        budget=inputs.budget,
+        device=resources.models.encoder(inputs.encoder).encoder.device,
+        on_step=supervise,
     )
-    verdict = zerogate.judge(TASK_SCORE, base.per_query[TASK_SCORE], tuned.per_query[TASK_SCORE])
-    return _Outcome(task, vectors, fit, base, tuned, verdict, time.perf_counter() - started)
+    _tell_learned(resources, mine, task, learned)
+    supervise("evaluate", 0, 1)
+    started = time.perf_counter()
+    plan = learned.plan
+    head = learned.head.at_strength(plan.strength)
+    judged = zerogate.assess(task, encoded.task, guard, encoded.guard, head, query_only=plan.way.query_only)
+    _tell(resources, mine, sentence_of(judged))
+    return _Outcome(learned, judged, time.perf_counter() - started)
 
 
-def _store(resources: Resources, inputs: _Inputs, outcome: _Outcome, artifact_key: str) -> dict[str, Any]:
-    """Write the head's two files and give the manifest."""
-    matrix = hashlib.sha256(outcome.vectors.anchors.data)  # the arrays themselves, not a copy of their bytes
-    matrix.update(outcome.vectors.documents.data)
-    matrix.update(outcome.task.train.data)
-    facts = {
-        "encoder_dtype": resources.models.encoder(inputs.encoder).encoder.dtype,
-        "dataset_sha256": inputs.dataset_sha256,
-        "training_matrix_sha256": matrix.hexdigest(),
-        "recipe": inputs.recipe.to_dict(),
-        "scores": {"base": outcome.base.scores, "tuned": outcome.tuned.scores},
-        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-    }
-    head = dump_head(outcome.fit.head.blocks(), strength=1.0, encoder_fingerprint=inputs.encoder.fingerprint, facts=facts)
-    resources.artifacts.write(artifact_key, head.files)
-    return head.manifest
+def _tell_learned(resources: Resources, mine: Claim, task: Task, learned: "Learned") -> None:
+    plan = learned.plan
+    if plan.planned:
+        winner = plan.way.to_dict()
+        said = f"tried {plan.finished} of {plan.planned} recipes in {plan.seconds:.1f} s; the best: {plan.way.name}"
+        _tell(resources, mine, f"{said} at strength {plan.strength:g}", {"way": winner, "candidates": plan.candidates})
+    losses = [[round(loss, 5) for loss in one] for one in learned.losses]
+    _tell(resources, mine, f"fitted {len(task.train)} examples in {learned.fit_seconds:.1f} s", {"losses": losses})
 
 
-def _register(
-    resources: Resources, mine: Claim, inputs: _Inputs, outcome: _Outcome, artifact_key: str, manifest: dict[str, Any]
-) -> None:
-    with resources.database.write() as session:
-        version = add_version(
-            session,
-            inputs.model_id,
-            job_id=mine.job_id,
-            artifact_key=artifact_key,
-            strength=1.0,
-            manifest=manifest,
-            scores=manifest["scores"],
-            verdict=outcome.verdict.to_dict(),
-        )
-        model = session.get_one(Model, inputs.model_id)
-        promoted = _should_promote(inputs, version)
-        if promoted:
-            promote(session, resources.queue, model, version.number, force=inputs.promote == "always")
-        if inputs.publish is not None:
-            collection = session.get(Collection, inputs.publish["collection_id"])
-            if collection is None or collection.deleting:  # while we trained; the version is worth keeping all the same
-                add_event(session, mine.job_id, "not published: the collection was deleted meanwhile", level="warn")
-            else:
-                documents_id = inputs.publish["dataset_id"]
-                submit_publish(session, resources.queue, collection, dataset_id=documents_id, parent_job_id=mine.job_id)
-        # Last, because it raises when the job is no longer ours; then nothing of this transaction stays.
-        succeed(session, mine, _result(model, version, outcome, promoted=promoted))
+def _store(
+    resources: Resources, inputs: Inputs, task: Task, guard: Guard, encoded: Encoded, outcome: _Outcome, artifact_key: str
+) -> TrainedVersion:
+    """Write the head's two files."""
+    learned, judged = outcome.learned, outcome.judged
+    encoder = resources.models.encoder(inputs.encoder).encoder
+    facts = manifest_facts(inputs, task, guard, encoded, learned, judged, encoder)
+    dumped = dumped_head(
+        learned.head, learned.plan.way, strength=learned.plan.strength, fingerprint=inputs.encoder.fingerprint, facts=facts
+    )
+    resources.artifacts.write(artifact_key, dumped.files)
+    return TrainedVersion(
+        artifact_key=artifact_key,
+        strength=learned.plan.strength,
+        manifest=dumped.manifest,
+        scores=scores_of(judged),
+        verdict=verdict_of(task, judged),
+        result=result_of(task, encoded, learned, judged, budget=inputs.budget, evaluate_seconds=outcome.evaluate_seconds),
+        metric=judged.tuned.primary,
+        score=judged.tuned.value,
+    )
 
 
-def _should_promote(inputs: _Inputs, version: Version) -> bool:
-    return inputs.promote == "always" or (inputs.promote == "if_better" and passes_promotion_check(version))
+def dumped_head(
+    head: FoldedHead | StackedHead, way: Way, *, strength: float, fingerprint: str, facts: dict[str, Any]
+) -> DumpedHead:
+    """The files of a head that was made in this way; the weights depend on the head alone."""
+    shape = way.recipes[0].shape if way.recipes else HeadShape("identity" if way.name == "identity" else "linear")
+    return zerogate.dump_head(head, shape=shape, strength=strength, encoder_fingerprint=fingerprint, facts=facts)
 
 
-def _result(model: Model, version: Version, outcome: _Outcome, *, promoted: bool) -> dict[str, Any]:
-    return {
-        "version": f"{model.name}@{version.number}",
-        "promoted": promoted,
-        "pairs": len(outcome.task.train),
-        "test_queries": len(outcome.task.queries),
-        "documents": len(outcome.task.documents),
-        "base": outcome.base.scores,
-        "tuned": outcome.tuned.scores,
-        "verdict": outcome.verdict.to_dict(),
-        "identity_at_start": outcome.fit.identity_at_start,
-        "encode_seconds": outcome.vectors.seconds,
-        "fit_seconds": outcome.fit.seconds,
-        "evaluate_seconds": outcome.evaluate_seconds,
-    }
+def _register(resources: Resources, mine: Claim, inputs: Inputs, trained: TrainedVersion, task: Task, encoded: Encoded) -> None:
+    is_done = False
+    while not is_done:
+        live = _weigh_live(resources, inputs, task, encoded) if inputs.promote == "if_better" else None
+        with resources.database.write() as session:
+            is_done = finish_training(session, resources.queue, mine, trained, live)
+
+
+def _weigh_live(resources: Resources, inputs: Inputs, task: Task, encoded: Encoded) -> Live:
+    """What is live now, on the test of this job. It stands over the same encoder: its model always does."""
+    with resources.database.read() as session:
+        version = live_version(session, inputs.model_id)
+    vectors, test = task.test.of(encoded.task), task.test.test
+    if version.number == 0:
+        return Live(version, test.evaluate(vectors).value)
+    head = resources.models.head(version, version.strength)
+    return Live(version, evaluate_tuned(test, vectors, head, query_only=version.query_only).value)
 
 
 def _tell(resources: Resources, mine: Claim, message: str, data: dict[str, Any] | None = None) -> None:

@@ -27,7 +27,6 @@ _TOKENS_PER_GPU_BATCH = 32_768
 _CHARACTERS_PER_TOKEN = 4
 
 
-
 class Encoder:
     """Gives base vectors: (n, dim) float32 with unit rows.
 

@@ -7,17 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from zerogate.errors import ZerogateError
+from zerogate.group_objectives import Batches, Prototypes, Side, grouped_order
 from zerogate.heads import Head
 from zerogate.losses.contrastive import contrastive, multi_positive_contrastive, online_contrastive, same_pairs
-from zerogate.losses.groups import circle, supervised_contrastive
-from zerogate.losses.margin_softmax import MarginSoftmax
 from zerogate.losses.scored import cosent, cosine_regression
-from zerogate.losses.triplet import batch_hard, semi_hard_triplets, triplet
+from zerogate.losses.triplet import triplet
 from zerogate.recipe import Recipe
 from zerogate.training import Examples, GroupExamples, PairExamples, ScoredExamples
-
-# Examples of one group that stay together in a batch: enough for positives, few enough for other groups beside them.
-_TOGETHER = 8
 
 
 class Objective(Protocol):
@@ -39,7 +35,7 @@ def objective_for(examples: Examples, queries: Tensor, documents: Tensor, head: 
 
     queries: (n, dim), documents: (m, dim); base vectors on the head's device.
     """
-    side = _Side(head)
+    side = Side(head)
     match examples:
         case PairExamples():
             if recipe.loss == "triplet" and not examples.negatives.shape[1]:
@@ -50,26 +46,45 @@ def objective_for(examples: Examples, queries: Tensor, documents: Tensor, head: 
         case ScoredExamples():
             return _Scored(examples, queries, side, recipe)
         case GroupExamples():
-            return _Groups(examples, queries, side, recipe)
+            return (Prototypes if recipe.loss == "prototypical" else Batches)(examples, queries, side, recipe)
 
 
-class _Side:
-    """The head's unit rows of base vectors of any leading shape (..., dim)."""
+class _Known:
+    """Which documents belong to which queries, in all examples: a batch alone does not show it for queries with several."""
 
-    def __init__(self, head: Head) -> None:
-        self._head = head
+    def __init__(self, pairs: Tensor) -> None:
+        """pairs: (k, 2) int64, distinct."""
+        # Only a query with several documents and a document of several queries can belong together unseen.
+        self._several, self._shared = (pairs[:, column].bincount() > 1 for column in (0, 1))  # (queries,), (documents,)
+        self._any_unseen = bool((self._several[pairs[:, 0]] & self._shared[pairs[:, 1]]).any())
+        self._documents = int(pairs[:, 1].max()) + 1
+        self._keys = (pairs[:, 0] * self._documents + pairs[:, 1]).sort().values  # (k,)
 
-    def __call__(self, base: Tensor) -> Tensor:
-        return nn.functional.normalize(self._head(base), dim=-1)
+    def others(self, pairs: Tensor) -> Tensor:
+        """Where the query of row i belongs to the document of row j, (b, b) bool; false on the diagonal."""
+        same = same_pairs(pairs[:, 0], pairs[:, 1])
+        if self._any_unseen:
+            rows = self._several[pairs[:, 0]].nonzero()  # (r, 1)
+            columns = self._shared[pairs[:, 1]].nonzero()[:, 0]  # (c,)
+            same[rows, columns] |= self.belongs(pairs[rows, 0], pairs[columns, 1])
+            same.fill_diagonal_(fill_value=False)
+        return same
+
+    def belongs(self, queries: Tensor, documents: Tensor) -> Tensor:
+        """Whether each document belongs to its query; two int64 tensors that broadcast. Gives their shape, bool."""
+        asked = queries * self._documents + documents
+        place = torch.searchsorted(self._keys, asked).clamp(max=len(self._keys) - 1)
+        return self._keys[place] == asked
 
 
 class _Pairs:
     parameters: list[nn.Parameter] = []  # noqa: RUF012 (never changed)
 
-    def __init__(self, examples: PairExamples, queries: Tensor, documents: Tensor, side: _Side, recipe: Recipe) -> None:
+    def __init__(self, examples: PairExamples, queries: Tensor, documents: Tensor, side: Side, recipe: Recipe) -> None:
         device = queries.device
         self._pairs = torch.from_numpy(examples.pairs).to(device)  # (k, 2)
         self._negatives = torch.from_numpy(examples.negatives).to(device)  # (k, h)
+        self._known = _Known(self._pairs)
         self._queries, self._documents = queries, documents
         self._query_side = side
         self._document_side: Callable[[Tensor], Tensor] = (lambda base: base) if recipe.query_only else side
@@ -101,15 +116,15 @@ class _Pairs:
 
     def _contrastive(self, rows: Tensor, pairs: Tensor, anchors: Tensor, positives: Tensor) -> Tensor:
         negatives, present = self._given(rows)
-        same = same_pairs(pairs[:, 0], pairs[:, 1])
+        same = self._known.others(pairs)
         return contrastive(
             anchors, positives, temperature=self._recipe.temperature, same=same, negatives=negatives, present=present
         )
 
     def _multi_positive(self, _rows: Tensor, pairs: Tensor, anchors: Tensor, positives: Tensor) -> Tensor:
         belongs = pairs[:, 0][:, None] == pairs[:, 0][None, :]  # (b, b)
-        copy = same_pairs(pairs[:, 1], pairs[:, 1]) & ~belongs  # another query's positive, but the same text
-        return multi_positive_contrastive(anchors, positives, belongs, temperature=self._recipe.temperature, ignored=copy)
+        shared = self._known.others(pairs) & ~belongs  # another query's positive, but this one's as well
+        return multi_positive_contrastive(anchors, positives, belongs, temperature=self._recipe.temperature, ignored=shared)
 
     def _triplet(self, rows: Tensor, _pairs: Tensor, anchors: Tensor, positives: Tensor) -> Tensor:
         negatives, present = self._given(rows)
@@ -118,10 +133,10 @@ class _Pairs:
 
     def _online_contrastive(self, rows: Tensor, pairs: Tensor, anchors: Tensor, positives: Tensor) -> Tensor:
         negatives, present = self._given(rows)
-        if negatives is None or present is None:  # the next row's positive, unless it is one's own as well
+        if negatives is None or present is None:  # the row before has a positive for it, unless that is one's own as well
             negatives = positives.roll(1, dims=0)[:, None, :]  # (b, 1, dim)
             moved = pairs.roll(1, dims=0)
-            present = ((moved != pairs).all(dim=1))[:, None]  # (b, 1)
+            present = ~self._known.belongs(pairs[:, 0], moved[:, 1])[:, None]  # (b, 1)
         row, column = present.nonzero(as_tuple=True)
         first = torch.cat((anchors, anchors[row]))
         second = torch.cat((positives, negatives[row, column]))
@@ -132,7 +147,7 @@ class _Pairs:
 class _Scored:
     parameters: list[nn.Parameter] = []  # noqa: RUF012 (never changed)
 
-    def __init__(self, examples: ScoredExamples, queries: Tensor, side: _Side, recipe: Recipe) -> None:
+    def __init__(self, examples: ScoredExamples, queries: Tensor, side: Side, recipe: Recipe) -> None:
         self._pairs = torch.from_numpy(examples.pairs).to(queries.device)  # (k, 2)
         self._scores = torch.from_numpy(examples.scores).to(queries.device)  # (k,)
         self._queries, self._side, self._recipe = queries, side, recipe
@@ -145,55 +160,6 @@ class _Scored:
         if self._recipe.loss == "cosine":
             return cosine_regression(first, second, self._scores[rows])
         return cosent(first, second, self._scores[rows], scale=1 / self._recipe.temperature)
-
-
-class _Groups:
-    def __init__(self, examples: GroupExamples, queries: Tensor, side: _Side, recipe: Recipe) -> None:
-        self._texts = torch.from_numpy(examples.texts).to(queries.device)  # (k,)
-        self._labels = torch.from_numpy(examples.labels).to(queries.device)  # (k,)
-        self._queries, self._side = queries, side
-        temperature, margin = recipe.temperature, recipe.margin
-        self.parameters: list[nn.Parameter] = []
-        self._loss: Callable[[Tensor, Tensor], Tensor]
-        match recipe.loss:
-            case "arcface" | "cosface":
-                classes, dim = int(examples.labels.max()) + 1, side(queries[:1]).shape[1]
-                softmax = MarginSoftmax(
-                    dim, classes=classes, kind=recipe.loss, margin=margin, scale=1 / temperature, seed=recipe.seed
-                ).to(queries.device)
-                self.parameters = list(softmax.parameters())
-                self._loss = softmax
-            case "circle":
-                self._loss = lambda rows, labels: circle(rows, labels, margin=margin, scale=1 / temperature)
-            case "semi_hard_triplet":
-                self._loss = lambda rows, labels: semi_hard_triplets(rows, labels, margin=margin)
-            case "batch_hard_triplet":
-                self._loss = lambda rows, labels: batch_hard(rows, labels, margin=margin)
-            case _:
-                self._loss = lambda rows, labels: supervised_contrastive(rows, labels, temperature=temperature)
-
-    def order(self, draw: torch.Generator) -> Tensor:
-        return grouped_order(self._labels.cpu(), draw)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return self._loss(self._side(self._queries[self._texts[rows]]), self._labels[rows])
-
-
-def grouped_order(labels: Tensor, draw: torch.Generator) -> Tensor:
-    """A random order of the rows in which rows of one label come in runs of up to `_TOGETHER`, so that batches hold positives.
-
-    labels: (k,) int64. Gives (k,) int64: every row once.
-    """
-    shuffled = torch.randperm(len(labels), generator=draw)
-    by_label = shuffled[labels[shuffled].argsort(stable=True)]  # the rows of a label one after the other, in random order
-    counts = torch.bincount(labels)
-    counts = counts[counts > 0]  # in the order of the labels, as by_label
-    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    place = torch.arange(len(labels)) - starts  # of a row within its label
-    new_run = place % _TOGETHER == 0
-    run = new_run.long().cumsum(0) - 1  # (k,): the number of the run of every row
-    keys = torch.rand(int(new_run.sum()), generator=draw)
-    return by_label[keys[run].argsort(stable=True)]
 
 
 def batches(order: Tensor, size: int) -> Iterator[Tensor]:

@@ -17,6 +17,7 @@ LOSSES: Final[Mapping[str, tuple[Kind, ...]]] = {
     "online_contrastive": ("pairs", "triplets", "queries"),
     "cosent": ("scored",),
     "cosine": ("scored",),
+    "prototypical": ("groups",),
     "supervised_contrastive": ("groups",),
     "arcface": ("groups",),
     "cosface": ("groups",),
@@ -27,7 +28,14 @@ LOSSES: Final[Mapping[str, tuple[Kind, ...]]] = {
 """The losses by name, and the kinds of datasets that each takes. The first that takes a kind is its default."""
 
 # 0 leaves the choice to the loss; what is usual for each (their papers, and docs/experiments.md).
-_TEMPERATURES: Final = {"cosent": 0.05, "supervised_contrastive": 0.05, "arcface": 0.05, "cosface": 0.05, "circle": 1 / 64}
+_TEMPERATURES: Final = {
+    "cosent": 0.05,
+    "prototypical": 0.03,
+    "supervised_contrastive": 0.05,
+    "arcface": 0.05,
+    "cosface": 0.05,
+    "circle": 1 / 64,
+}
 _TEMPERATURE: Final = 0.02
 _MARGINS: Final = {"arcface": 0.2, "cosface": 0.2, "circle": 0.25, "online_contrastive": 0.5}
 _MARGIN: Final = 0.2
@@ -107,6 +115,8 @@ class Recipe:
                 if getattr(self, name):
                     raise ZerogateError(f"recipe.{name} means nothing for kind {kind}, which has no documents")
         loss = allowed[0] if self.loss == "auto" else self.loss
+        if loss == "multi_positive" and self.hard_negatives:
+            raise ZerogateError("recipe.hard_negatives means nothing for the loss multi_positive: it takes none but the batch's")
         filled = {
             "loss": loss,
             "temperature": self.temperature or _TEMPERATURES.get(loss, _TEMPERATURE),

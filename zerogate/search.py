@@ -1,8 +1,8 @@
 """`recipe: "auto"`: try recipes on folds of the training data, and keep the simplest way that earns most within the budget.
 
 Successive halving (Jamieson and Talwalkar 2016): all recipes get a quarter of their epochs, the better ones all of them. The
-heads of the best few are averaged, the strength is chosen on the curve of score and forgetting, and what comes out has to beat the
-baselines: the encoder itself, a rotation, ridge regression, and a plain linear layer.
+heads of the best few are averaged, the strength is chosen on the curve of score and forgetting, and what comes out has to beat
+the baselines: the encoder itself, a rotation, ridge regression, and a plain linear layer.
 """
 
 import time
@@ -34,7 +34,7 @@ _KEPT_SHARE: Final = 0.34  # of the recipes goes on to all epochs
 _FEWEST_KEPT: Final = 3
 _AVERAGED: Final = 3
 _CHECKPOINTS: Final = (0.5, 0.75, 1.0)  # of the epochs: where a fit may have been at its best
-_TRIAL_STRENGTHS: Final = (0.5, 0.75, 1.0)
+_TRIAL_STRENGTHS: Final = (0.3, 0.5, 0.75, 1.0)
 _IDENTITY_ERRORS: Final = 2.0
 _SIMPLER_ERRORS: Final = 1.0
 

@@ -1,6 +1,6 @@
 """Rows of a dataset turned into indices of distinct texts: examples to train on, and tests."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -99,8 +99,9 @@ def examples_of(data: Rows, texts: Texts) -> Examples:
 def test_of(data: Rows, *, known: Sequence[Rows], train: Rows, texts: Texts) -> Placed:
     """The rows of `data` as a test.
 
-    known: datasets with the rows of every split; for retrieval their documents are the corpus, and what belongs to a test query
-    there is relevant too. train: for groups, the rows that the test's texts are compared with.
+    known: datasets with the rows of every split; for retrieval their documents are the corpus, but for kind queries those that
+    `data` names. What belongs to a test query in any of them, and is in the corpus, is relevant. train: for groups, the rows
+    that the test's texts are compared with.
     """
     match data.kind:
         case "scored":
@@ -111,16 +112,28 @@ def test_of(data: Rows, *, known: Sequence[Rows], train: Rows, texts: Texts) -> 
             return _retrieval_test(data, known, texts)
 
 
-def matches(data: Rows) -> Iterable[tuple[str, str]]:
+def matches(data: Rows) -> Iterator[tuple[str, str]]:
     """Every (query text, text of a document that belongs to it). Raises UnknownDocument."""
     for row in data.rows:
-        if data.kind != "queries":
-            yield row["anchor"], row["positive"]
-            continue
-        for document in row["documents"]:
-            if document not in data.documents:
-                raise UnknownDocument(document, row["query"])
-            yield row["query"], data.documents[document]
+        yield from _matches_of(data, row)
+
+
+def pairs_of(data: Rows, row: Row) -> Iterator[tuple[str, str]]:
+    """The pairs of texts that a row brings together; none for groups. Raises UnknownDocument."""
+    if data.kind == "scored":
+        yield row["sentence1"], row["sentence2"]
+    elif data.kind != "groups":
+        yield from _matches_of(data, row)
+
+
+def _matches_of(data: Rows, row: Row) -> Iterator[tuple[str, str]]:
+    if data.kind != "queries":
+        yield row["anchor"], row["positive"]
+        return
+    for document in row["documents"]:
+        if document not in data.documents:
+            raise UnknownDocument(document, row["query"])
+        yield row["query"], data.documents[document]
 
 
 def _pair_examples(data: Rows, texts: Texts) -> PairExamples:
@@ -130,10 +143,10 @@ def _pair_examples(data: Rows, texts: Texts) -> PairExamples:
     }
     if data.kind == "triplets":
         for row in data.rows:
-            pair = texts.query(row["anchor"]), texts.document(row["positive"])
-            found[pair].update(dict.fromkeys(texts.document(text) for text in row["negatives"]))
-    for (_, positive), negatives in found.items():
-        negatives.pop(positive, None)  # nothing is its own opposite
+            query, positive = texts.query(row["anchor"]), texts.document(row["positive"])
+            negatives = (texts.document(text) for text in row["negatives"])
+            # What belongs to the query, by this row or another, is no negative of it.
+            found[query, positive].update((negative, None) for negative in negatives if (query, negative) not in found)
     width = max((len(negatives) for negatives in found.values()), default=0)
     padded = [[*negatives, *[-1] * (width - len(negatives))] for negatives in found.values()]
     return PairExamples(
@@ -142,10 +155,13 @@ def _pair_examples(data: Rows, texts: Texts) -> PairExamples:
 
 
 def _scored_examples(data: Rows, texts: Texts) -> ScoredExamples:
-    found = {(texts.query(row["sentence1"]), texts.query(row["sentence2"])): row["score"] for row in data.rows}
-    return ScoredExamples(
-        np.asarray(list(found), dtype=np.int64).reshape(-1, 2), np.asarray(list(found.values()), dtype=np.float32)
-    )
+    # A pair that stands there twice, either way round, is one, with the mean of its scores (as in a guard).
+    found: dict[tuple[int, int], list[float]] = {}
+    for row in data.rows:
+        one, other = texts.query(row["sentence1"]), texts.query(row["sentence2"])
+        found.setdefault((other, one) if (other, one) in found else (one, other), []).append(row["score"])
+    scores = [sum(given) / len(given) for given in found.values()]
+    return ScoredExamples(np.asarray(list(found), dtype=np.int64).reshape(-1, 2), np.asarray(scores, dtype=np.float32))
 
 
 def _group_examples(data: Rows, texts: Texts) -> GroupExamples:
@@ -173,13 +189,17 @@ class _Own:
 def _retrieval_test(data: Rows, known: Sequence[Rows], texts: Texts) -> Placed:
     queries, documents = _Own(), _Own()
     relevant: dict[str, dict[int, None]] = {data.key(row): {} for row in data.rows}
+    named = frozenset(data.documents.values()) if data.kind == "queries" else None  # the corpus, where the test names it
     for source in known:
         for query, document in matches(source):
+            if named is not None and document not in named:
+                continue
             position = documents(texts.document(document))
             if query in relevant:
                 relevant[query][position] = None
         for text in _others(source):
-            documents(texts.document(text))
+            if named is None or text in named:
+                documents(texts.document(text))
     numbers = [queries(texts.query(query)) for query in relevant]
     test = RetrievalTest(
         np.asarray(numbers, dtype=np.int64), [list(wanted) for wanted in relevant.values()], primary=_PRIMARY[data.kind]
@@ -187,7 +207,7 @@ def _retrieval_test(data: Rows, known: Sequence[Rows], texts: Texts) -> Placed:
     return Placed(test, queries.indices(), documents.indices())
 
 
-def _others(data: Rows) -> Iterable[str]:
+def _others(data: Rows) -> Iterator[str]:
     """Documents that belong to no query, and compete all the same."""
     yield from data.documents.values()
     if data.kind == "triplets":

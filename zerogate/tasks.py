@@ -1,6 +1,7 @@
 """A dataset as a task: distinct texts, examples to train on, folds to choose a recipe by, and a held-out test.
 
-The unit of every split is the *key* of a row: its anchor, query, first sentence or text. A key of the test is never trained on.
+The unit of every split is the *key* of a row: its anchor, query, first sentence or text. A key of the test is never trained on,
+nor is one of its pairs the other way round.
 """
 
 import hashlib
@@ -10,8 +11,7 @@ from typing import Final
 
 from zerogate.errors import TooFewExamples, ZerogateError
 from zerogate.examples import Kind, Row
-from zerogate.recipe import MIN_EXAMPLES
-from zerogate.task_parts import Placed, Rows, Texts, examples_of, test_of
+from zerogate.task_parts import Placed, Rows, Texts, examples_of, pairs_of, test_of
 from zerogate.training import Examples
 
 MIN_TEST_ITEMS: Final = 2
@@ -61,24 +61,19 @@ def make_task(data: Rows, evaluation: Rows | None = None) -> Task:
     its digest. Rows of split validation that are not the test choose the recipe; without any, folds of the training rows do.
     Everything that is known to belong to a test query is relevant, from whichever split, and all documents of both datasets
     compete; with an evaluation of kind queries just those that it names as its corpus.
-    Raises TooFewExamples, UnknownDocument, ZerogateError for an evaluation of a kind that cannot judge.
+    Raises TooFewExamples, UnknownDocument, ZerogateError for kind documents and for an evaluation of a kind that cannot judge.
     """
+    if data.kind == "documents":
+        raise ZerogateError("a dataset of kind documents has nothing to train on")
     train, validation, test = _split(data, evaluation)
     texts = Texts()
     examples = examples_of(train, texts)
-    placed = test_of(test, known=_known(data, evaluation), train=train, texts=texts)
+    known = [data] if evaluation is None else [data, evaluation]
+    placed = test_of(test, known=known, train=train, texts=texts)
     if placed.test.size < MIN_TEST_ITEMS:
         raise TooFewExamples("distinct items to test on", found=placed.test.size, needed=MIN_TEST_ITEMS)
     folds = tuple(_folds(data, train, validation, texts))
     return Task(data.kind, texts.queries, texts.documents, examples, folds, placed)
-
-
-def _known(data: Rows, evaluation: Rows | None) -> list[Rows]:
-    if evaluation is None:
-        return [data]
-    if evaluation.kind == "queries" or data.kind not in _RETRIEVAL:
-        return [evaluation]
-    return [data, evaluation]
 
 
 def _split(data: Rows, evaluation: Rows | None) -> tuple[Rows, Rows, Rows]:
@@ -93,8 +88,8 @@ def _split(data: Rows, evaluation: Rows | None) -> tuple[Rows, Rows, Rows]:
         test = evaluation.with_rows([row for row in evaluation.rows if row.get("split") == "test"] or evaluation.rows)
     elif not test.rows:
         test, validation = (validation, data.with_rows([])) if validation.rows else (_every_fifth(train, 0), validation)
-    train = _without(train, _keys(test))
-    return train, _without(validation, _keys(test) | _keys(train)), test
+    train = _without(train, test)
+    return train, _without(_without(validation, test), train), test
 
 
 def _folds(data: Rows, train: Rows, validation: Rows, texts: Texts) -> Iterator[Fold]:
@@ -105,24 +100,36 @@ def _folds(data: Rows, train: Rows, validation: Rows, texts: Texts) -> Iterator[
     used = next((folds for below, folds in _FOLDS_USED if keys < below), 1)
     for number in range(1, 1 + used):
         held_out = _every_fifth(train, number)
-        part = _without(train, _keys(held_out))
-        if len(_keys(held_out)) < _MIN_VALIDATION_KEYS or len(part.rows) < MIN_EXAMPLES:
+        part = _without(train, held_out)
+        if len(_keys(held_out)) < _MIN_VALIDATION_KEYS:
             return
-        yield Fold(examples_of(part, texts), test_of(_capped(held_out), known=[data], train=part, texts=texts))
+        try:
+            examples = examples_of(part, texts)
+        except TooFewExamples:  # or too few labels: all texts of one may be in one fold
+            return
+        yield Fold(examples, test_of(_capped(held_out), known=[data], train=part, texts=texts))
 
 
 def _keys(data: Rows) -> set[str]:
     return {data.key(row) for row in data.rows}
 
 
-def _without(data: Rows, held_out: set[str]) -> Rows:
-    return data.with_rows([row for row in data.rows if data.key(row) not in held_out])
+def _without(data: Rows, held_out: Rows) -> Rows:
+    """The rows that share no key with those held out, and repeat none of their pairs the other way round.
+
+    Where both sides are encoded alike, (b, a) trains just what (a, b) asks.
+    """
+    keys = _keys(held_out)
+    turned = {(other, one) for row in held_out.rows for one, other in pairs_of(held_out, row)}
+    return data.with_rows([row for row in data.rows if data.key(row) not in keys and turned.isdisjoint(pairs_of(data, row))])
 
 
 def _every_fifth(data: Rows, number: int) -> Rows:
     """The rows whose key falls into fold `number`: 0 is the test; 1 to 5 divide what the test leaves."""
     if number == 0:
-        return data.with_rows([row for row in data.rows if _digest("", data.key(row)) < 2**32 // _FOLDS])
+        smallest = sorted(_digest("", key) for key in _keys(data))[:MIN_TEST_ITEMS]  # of few keys chance may leave none
+        limit = max([2**32 // _FOLDS - 1, *smallest])
+        return data.with_rows([row for row in data.rows if _digest("", data.key(row)) <= limit])
     return data.with_rows([row for row in data.rows if _digest("fold:", data.key(row)) % _FOLDS == number - 1])
 
 

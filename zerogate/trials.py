@@ -15,14 +15,18 @@ _FEWEST_TRIALS: Final = 5
 _MOST_EXAMPLES_SEEN: Final = 3_000_000
 _FEWEST_EPOCHS: Final = 2
 # Losses that are worth a trial beside the default of the kind (docs/experiments.md).
-_OTHER_LOSSES: Final[dict[Kind, tuple[str, ...]]] = {"groups": ("arcface", "cosface"), "scored": ("cosine",)}
+_OTHER_LOSSES: Final[dict[Kind, tuple[str, ...]]] = {"groups": ("supervised_contrastive",)}
+# How strongly to stay near the base, by kind: a loss over labels pulls whole groups of texts together, and needs a stronger hold.
+_NEAR: Final[dict[Kind, tuple[float, ...]]] = {"groups": (10.0, 30.0, 60.0, 100.0)}
+_USUAL_NEAR: Final = (0.0, 0.0, 3.0, 10.0)
 
 
 def trial_recipes(kind: Kind, examples: int, *, seed: int) -> list[Recipe]:
     """The recipes to try on a task of this kind with so many examples; the first is the default one."""
     count = next((trials for below, trials in _TRIALS if examples < below), _FEWEST_TRIALS)
     draw = np.random.default_rng(seed)
-    default = _sized(Recipe(seed=seed), examples).for_kind(kind)
+    near = 30.0 if kind == "groups" else 0.0
+    default = _sized(Recipe(seed=seed, stay_near_base=near), examples).for_kind(kind)
     return [default, *(_drawn(default, kind, draw, seed + number) for number in range(1, count))]
 
 
@@ -40,7 +44,7 @@ def _drawn(default: Recipe, kind: Kind, draw: np.random.Generator, seed: int) ->
         "learning_rate": float(draw.choice([5e-3, 1e-2, 2e-2])),
         "weight_decay": float(draw.choice([0.01, 0.1, 1.0])),
         "epochs": max(1, round(default.epochs * float(draw.choice([0.5, 0.75, 1.0])))),
-        "stay_near_base": float(draw.choice([0.0, 0.0, 3.0, 10.0])),
+        "stay_near_base": float(draw.choice(_NEAR.get(kind, _USUAL_NEAR))),
         "blocks": int(draw.choice([1, 1, 1, 2])),
     }
     usual = replace(default, loss=chosen["loss"], temperature=0.0, margin=0.0).for_kind(kind)

@@ -6,6 +6,7 @@ The first Normalize makes the base vector x, so that Dense and the last Normaliz
 normalise(A x + c). Only stock modules: whoever loads the saved folder needs nothing of ours.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -37,11 +38,12 @@ class TuningModel(SentenceTransformer):
     epochs are too few to need it (nl2bash, 2,000 pairs: MRR 0.677 without, 0.669 with it), and it costs a quarter of the time.
     """
 
-    def train(self, mode: bool = True) -> "TuningModel":  # noqa: FBT001, FBT002 (torch's signature)
+    def train(self, mode: bool = True) -> "TuningModel":
         super().train(mode)
+        self[0].eval()  # dropout is all that differs; some attentions ask for the mode instead of having a module for it
         for name, module in self.named_modules():
-            if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
-                module.eval()
+            if "lora_dropout" in name:
+                module.train(mode)
         return self
 
     def vectors(self, columns: Sequence[dict[str, Any]]) -> list[Tensor]:
@@ -53,11 +55,21 @@ class TuningModel(SentenceTransformer):
         plain = [{name: value for name, value in column.items() if not isinstance(value, Tensor)} for column in columns]
         if any(other != plain[0] for other in plain[1:]):
             return [self._encode(column) for column in columns]
-        width = max(column["attention_mask"].shape[1] for column in columns)
         names = [name for name, value in columns[0].items() if isinstance(value, Tensor)]
-        joined = {name: torch.cat([_widened(column[name], width) for column in columns]) for name in names}
+        joined = {name: self._joined([column[name] for column in columns]) for name in names}
         counts = [len(column["attention_mask"]) for column in columns]
         return list(self._encode({**joined, **plain[0]}).split(counts))
+
+    def _joined(self, values: Sequence[Tensor]) -> Tensor:
+        """Arrays (n, tokens) one below the other, with zeros on the padding's side; the attention mask's zeros hide them."""
+        width = max(value.shape[1] for value in values)
+        padding = [width - value.shape[1] for value in values]
+        sides = [(more, 0) if self._pads_left else (0, more) for more in padding]
+        return torch.cat([nn.functional.pad(value, side) for value, side in zip(values, sides, strict=True)])
+
+    @property
+    def _pads_left(self) -> bool:
+        return bool(self.tokenizer.padding_side == "left")
 
     def _encode(self, features: dict[str, Any]) -> Tensor:
         lengths = features["attention_mask"].sum(dim=1).cpu()  # (n,)
@@ -66,8 +78,9 @@ class TuningModel(SentenceTransformer):
         return torch.cat(parts)[torch.argsort(order).to(self.device)]
 
     def _encode_part(self, features: dict[str, Any], rows: Tensor, width: int) -> Tensor:
+        columns = slice(-width, None) if self._pads_left else slice(width)
         rows = rows.to(self.device)
-        part = {name: value[rows, :width] if isinstance(value, Tensor) else value for name, value in features.items()}
+        part = {name: value[rows, columns] if isinstance(value, Tensor) else value for name, value in features.items()}
         half = best_dtype(self.device) == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             part = self[0](part)
@@ -131,7 +144,13 @@ def save_model(model: TuningModel, folder: Path) -> None:
     if folder.exists():
         raise FileExistsError(f"{folder} exists already")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}-{uuid4().hex}")
+    for left in folder.parent.glob(f".{folder.name}-*.unfinished"):
+        shutil.rmtree(left)
+    unfinished = folder.with_name(f".{folder.name}-{uuid4().hex}.unfinished")
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # else the file tells how the last batch was cut and padded
+        backend.no_truncation()
+        backend.no_padding()
     plain = SentenceTransformer(modules=list(model), prompts=model.prompts, device=str(model.device))
     plain.save(str(unfinished), create_model_card=False)
     unfinished.rename(folder)
@@ -151,10 +170,7 @@ def _add_adapters(transformer: nn.Module, layers: Sequence[tuple[str, nn.Module]
     from peft.tuners.lora import LoraModel
 
     linear = [
-        f"{layer}.{name}"
-        for layer, module in layers
-        for name, part in module.named_modules()
-        if isinstance(part, nn.Linear)
+        f"{layer}.{name}" for layer, module in layers for name, part in module.named_modules() if isinstance(part, nn.Linear)
     ]
     config = LoraConfig(
         r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, lora_dropout=recipe.lora_dropout, target_modules=linear, bias="none"
@@ -176,11 +192,6 @@ def _layers(transformer: nn.Module) -> list[tuple[str, nn.Module]]:
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             return [(f"{name}.{number}", layer) for number, layer in enumerate(module)]
     raise ZerogateError(f"no layers were found in {type(transformer).__name__}; it cannot be tuned")
-
-
-def _widened(values: Tensor, width: int) -> Tensor:
-    """(n, tokens) with zeros appended up to (n, width); the attention mask's own zeros hide them."""
-    return nn.functional.pad(values, (0, width - values.shape[1]))
 
 
 def _parts(lengths: Tensor, order: Tensor, device: torch.device) -> list[tuple[Tensor, int]]:

@@ -109,6 +109,10 @@ class TuningExamples:
             raise ZerogateError(f"columns must be of one length, found {lengths}")
         if len(self) < MIN_EXAMPLES:
             raise TooFewExamples("examples to tune on", found=len(self), needed=MIN_EXAMPLES)
+        if self.kind == "triplets":
+            for number, negatives in enumerate(self.columns["negatives"], 1):
+                if not negatives:
+                    raise ZerogateError(f"row {number} of triplets has no negatives")
         if self.kind == "groups":
             shared = sum(count >= 2 for count in Counter(self.columns["label"]).values())
             if shared < 2:

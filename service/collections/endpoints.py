@@ -18,14 +18,14 @@ from service.collections.schemas import (
 from service.collections.search import search
 from service.datasets.operations import add_rows
 from service.datasets.queries import get_dataset
+from service.embeddings.operations import serving_name
 from service.errors import NotFound, inside_a_body
 from service.http.dependencies import ProjectId, ReadSession, ResourcesDep, WriteSession
 from service.http.pages import Deleted, Page
 from service.jobs.answers import answer_for
 from service.jobs.schemas import JobAnswer
-from service.models.queries import get_model
-from service.names import vector_name
-from service.tables import Collection, Model
+from service.models.queries import get_model, get_version, version_facts
+from service.tables import Collection, EncoderRow, Model
 from service.vectors.filters import parse_filter
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
@@ -118,6 +118,7 @@ def find(resources: ResourcesDep, project_id: ProjectId, name: str, body: Search
 
 def _answer(session: Session, row: Collection) -> CollectionAnswer:
     vectors = list(vector_rows(session, row.id))
-    serving = vector_name(serving_version(session, row))
-    model = session.get_one(Model, row.model_id).name
-    return collection_answer(row, model, vectors, points=vectors[0].points, serving=serving)
+    model = session.get_one(Model, row.model_id)
+    number = serving_version(session, row)
+    facts = version_facts(get_version(session, model, number), model, session.get_one(EncoderRow, model.encoder_id))
+    return collection_answer(row, facts, vectors, points=vectors[0].points, serving=serving_name(facts))

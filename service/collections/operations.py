@@ -9,12 +9,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.collections.queries import find_collection
+from service.collections.queries import find_collection, query_only_versions
 from service.db import Database, now
 from service.errors import Conflict, InvalidRequest, Unavailable
 from service.ids import new_id
 from service.jobs.lifecycle import cancel
 from service.jobs.queueing import queue_job
+from service.models.queries import get_version, version_facts
 from service.names import check_name, vector_name
 from service.queue import JobQueue
 from service.tables import TERMINAL_STATES, Collection, CollectionVector, EncoderRow, Job, Model
@@ -50,13 +51,14 @@ def create_collection(
     )
     session.add(row)
     session.flush()
-    dim = session.get_one(EncoderRow, model.encoder_id).dim
+    encoder = session.get_one(EncoderRow, model.encoder_id)
     # Without a row of this name, whatever stands under it is what a killed process left behind.
     vectors.drop_collection(row.qdrant_collection)
     payload_indexes = {f"metadata.{field}": kind for field, kind in indexes.items()}
-    vectors.create_collection(row.qdrant_collection, dim=dim, indexes={**_OWN_INDEXES, **payload_indexes})
-    for version in sorted({0, model.live_version}):
+    vectors.create_collection(row.qdrant_collection, dim=encoder.dim, indexes={**_OWN_INDEXES, **payload_indexes})
+    for version in sorted({0, model.live_version} - query_only_versions(session, model.id)):
         if version > 0:
+            dim = version_facts(get_version(session, model, version), model, encoder).dim
             vectors.add_vector_name(row.qdrant_collection, vector_name(version), dim=dim)
         session.add(
             CollectionVector(

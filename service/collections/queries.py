@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import NotFound
 from service.models.queries import list_promotions
-from service.tables import Collection, CollectionVector, Model
+from service.tables import Collection, CollectionVector, Model, Version
 
 
 def find_collection(session: Session, project_id: str, name: str) -> Collection | None:
@@ -37,12 +37,27 @@ def vector_rows(session: Session, collection_id: str) -> Sequence[CollectionVect
     ).all()
 
 
+def ready_versions(session: Session, collection: Collection) -> set[int]:
+    """The versions that may be searched here: those whose named vector is ready, and those that map queries only.
+
+    The latter compare a query with the documents' base vectors, which are in every collection.
+    """
+    ready = {row.version for row in vector_rows(session, collection.id) if row.state == "ready"}
+    return ready | query_only_versions(session, collection.model_id)
+
+
+def query_only_versions(session: Session, model_id: str) -> set[int]:
+    """The numbers of the model's versions whose documents keep their base vectors."""
+    is_query_only = Version.manifest["query_only"].as_boolean().is_(True)
+    return set(session.scalars(select(Version.number).where(Version.model_id == model_id, is_query_only)))
+
+
 def serving_version(session: Session, collection: Collection) -> int:
     """The version that searches use: the live one if it is ready here, else of those that are the one that was live last.
 
     `base` (version 0) is ready from the first moment, so there always is one.
     """
-    ready = {row.version for row in vector_rows(session, collection.id) if row.state == "ready"}
+    ready = ready_versions(session, collection)
     model = session.get_one(Model, collection.model_id)
     if model.live_version in ready:
         return model.live_version

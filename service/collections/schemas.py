@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.embeddings.loaded_models import VersionFacts
 from service.http.bodies import Body
 from service.tables import Collection, CollectionVector
 from service.vectors.engine import FieldType, Hit
@@ -89,7 +90,10 @@ class VectorNameAnswer(BaseModel):
 
 
 class CollectionAnswer(BaseModel):
-    """A collection. Who queries Qdrant directly uses `qdrant_collection` and the vector name of `serving`."""
+    """A collection. Who queries Qdrant directly uses `qdrant_collection` and the vector name of `serving`.
+
+    `version` is the one that searches use; one that maps queries only is served by the named vector `base`.
+    """
 
     id: str
     object: Literal["collection"] = "collection"
@@ -101,6 +105,7 @@ class CollectionAnswer(BaseModel):
     ready: list[str]
     building: list[str]
     serving: str
+    version: str
     vectors: list[VectorNameAnswer]
     created: int
 
@@ -126,19 +131,20 @@ class SearchAnswer(BaseModel):
 
 
 def collection_answer(
-    row: Collection, model: str, vectors: list[CollectionVector], *, points: int, serving: str
+    row: Collection, served: VersionFacts, vectors: list[CollectionVector], *, points: int, serving: str
 ) -> CollectionAnswer:
     """The answer for one collection."""
     return CollectionAnswer(
         id=row.name,
         name=row.name,
-        model=model,
+        model=served.model,
         qdrant_collection=row.qdrant_collection,
         indexes=row.indexes,
         points=points,
         ready=[vector.vector_name for vector in vectors if vector.state == "ready"],
         building=[vector.vector_name for vector in vectors if vector.state == "building"],
         serving=serving,
+        version=f"{served.model}@{served.number}",
         vectors=[
             VectorNameAnswer(name=vector.vector_name, version=vector.version, state=vector.state, points=vector.points)
             for vector in vectors

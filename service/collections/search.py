@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from service.collections.queries import get_collection, serving_version, vector_rows
+from service.collections.queries import get_collection, ready_versions, serving_version
 from service.embeddings.loaded_models import VersionFacts
-from service.embeddings.operations import check_texts, embed
+from service.embeddings.operations import check_texts, embed, serving_name
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.models.queries import served_version
-from service.names import Ref, vector_name
+from service.names import Ref
 from service.resources import Resources
 from service.tables import Model
 from service.vectors.engine import Hit
@@ -35,7 +35,7 @@ def choose_target(session: Session, project_id: str, name: str, *, version: int 
     collection = get_collection(session, project_id, name)
     model = session.get_one(Model, collection.model_id)
     if version is not None:
-        ready = [row.version for row in vector_rows(session, collection.id) if row.state == "ready"]
+        ready = sorted(ready_versions(session, collection))
         if version not in ready:
             raise Conflict(
                 f"version {version} of '{model.name}' is not ready in collection '{name}'; "
@@ -45,7 +45,7 @@ def choose_target(session: Session, project_id: str, name: str, *, version: int 
             )
     chosen = serving_version(session, collection) if version is None else version
     facts = served_version(session, project_id, Ref(model.name, chosen))
-    return Target(collection.qdrant_collection, vector_name(chosen), facts)
+    return Target(collection.qdrant_collection, serving_name(facts), facts)
 
 
 def search(
@@ -78,7 +78,7 @@ def search(
 
 
 def _unit_vector(numbers: list[float], target: Target) -> NDArray[np.float32]:
-    dim = target.version.encoder.dim
+    dim = target.version.dim
     vector = np.asarray(numbers, dtype=np.float64)
     norm = float(np.linalg.norm(vector))
     if vector.shape != (dim,) or not np.isfinite(norm) or norm == 0.0:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import or_, update
 from sqlalchemy.orm import Session
 
-from service.collections.queries import vector_rows
+from service.collections.queries import query_only_versions, ready_versions, vector_rows
 from service.db import now
 from service.embeddings.loaded_models import EncoderFacts, VersionFacts
 from service.encoders.queries import facts_of
@@ -60,14 +60,17 @@ def release_writer(session: Session, collection_id: str, mine: Claim) -> None:
 
 
 def plan_writing(session: Session, collection_id: str) -> WritingPlan:
-    """Enter the live version as building where it is missing, and tell what every upsert must give."""
+    """Enter the live version as building where it is missing, and tell what every upsert must give.
+
+    A version that maps queries only has no vectors of its own: nothing is entered for it.
+    """
     collection = session.get_one(Collection, collection_id)
     model = session.get_one(Model, collection.model_id)
     encoder = session.get_one(EncoderRow, model.encoder_id)
     live = session.get(CollectionVector, (collection_id, model.live_version))
     if live is not None and live.state == "dropping":
         live.state = "building"  # it was to go and was promoted again; whatever values are left are checked by their count
-    elif live is None:
+    elif live is None and model.live_version not in query_only_versions(session, model.id):
         session.add(
             CollectionVector(
                 collection_id=collection_id,
@@ -110,7 +113,7 @@ def mark_dropping(session: Session, collection_id: str) -> Sequence[str]:
     collection = session.get_one(Collection, collection_id)
     model = session.get_one(Model, collection.model_id)
     rows = vector_rows(session, collection_id)
-    if model.live_version in {row.version for row in rows if row.state == "ready"}:
+    if model.live_version in ready_versions(session, collection):
         kept = {0, model.live_version, version_before_live(session, model)}
         for row in rows:
             if row.version not in kept:

@@ -41,10 +41,11 @@ def find_same(session: Session, project_id: str, *, sha256: str, kind: str, colu
 
 
 def is_used(session: Session, dataset: Dataset) -> bool:
-    """Whether a job has used the dataset, as its data, to judge by or to publish, or another dataset refers to it."""
+    """Whether a job has used the dataset (as its data, to judge by, as its guard, to publish), or another one refers to it."""
     judged_by = Job.request["evaluation_id"].as_string() == dataset.id
+    guarded_by = Job.request["guard_id"].as_string() == dataset.id
     to_publish = Job.request[("publish", "dataset_id")].as_string() == dataset.id  # its own job comes after the training
-    used = exists().where(or_(Job.dataset_id == dataset.id, judged_by, to_publish))
+    used = exists().where(or_(Job.dataset_id == dataset.id, judged_by, guarded_by, to_publish))
     referred = exists().where(Dataset.documents_id == dataset.id)
     return bool(session.scalar(select(or_(used, referred))))
 

@@ -1,4 +1,4 @@
-"""The encoders and folded heads that this process holds in memory. The only place in `service/` that reaches torch."""
+"""The encoders and heads that this process holds in memory. The only place in `service/` that reaches torch."""
 
 import threading
 from collections import OrderedDict
@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 import zerogate
 from service.artifacts import Artifacts
-from service.errors import ServiceError, Unavailable
+from service.errors import NotFound, ServiceError, Unavailable
 from service.settings import Settings
 from zerogate.encoder_files import EncoderFiles, Role, describe_encoder
 from zerogate.errors import EncoderMismatch, EncoderNotFound, InvalidHead
-from zerogate.folded import FoldedHead
+from zerogate.folded import ServedHead
 from zerogate.head_files import HEAD_FILE, load_head
 
-# A folded head of 384 dimensions takes 0.6 MB, one of 1,024 takes 4 MB.
+# Before the key of an encoder's files, in its row's `source`, where they stand among the artifacts.
+STORED = "artifacts:"
+
+# A head of 384 dimensions that is folded takes 0.6 MB, one of 1,024 takes 4 MB.
 _HEADS_KEPT = 128
 
 
@@ -46,9 +49,19 @@ class VersionFacts:
     strength: float
     encoder: EncoderFacts
 
+    @property
+    def dim(self) -> int:
+        """How many numbers its vectors have. A head may append some to the encoder's."""
+        return int(self.manifest.get("out_dim", self.encoder.dim))
+
+    @property
+    def query_only(self) -> bool:
+        """Whether the head maps queries only, and documents keep their base vectors."""
+        return bool(self.manifest.get("query_only", False))
+
 
 class LoadedModels:
-    """Encoders by fingerprint and folded heads by version and strength, each loaded once. Safe to share between threads."""
+    """Encoders by fingerprint and heads by version and strength, each loaded once. Safe to share between threads."""
 
     def __init__(self, settings: Settings, artifacts: Artifacts) -> None:
         self._dtype: Literal["float32", "bfloat16"] | None = None if settings.encoder_dtype == "auto" else settings.encoder_dtype
@@ -56,7 +69,7 @@ class LoadedModels:
         self._cache = zerogate.EmbeddingCache(settings.embedding_cache_dir)
         self._artifacts = artifacts
         self._encoders: dict[str, zerogate.CachedEncoder] = {}
-        self._heads: OrderedDict[tuple[str, float], FoldedHead] = OrderedDict()  # the last used stands last
+        self._heads: OrderedDict[tuple[str, float], ServedHead] = OrderedDict()  # the last used stands last
         self._loading = threading.Lock()
         self._heads_lock = threading.Lock()
 
@@ -70,8 +83,8 @@ class LoadedModels:
                 self._encoders[facts.fingerprint] = zerogate.CachedEncoder(self._load(facts), self._cache)
             return self._encoders[facts.fingerprint]
 
-    def head(self, version: VersionFacts, strength: float) -> FoldedHead:
-        """The version's folded head with its dial at `strength`. Raises ServiceError when its file is damaged."""
+    def head(self, version: VersionFacts, strength: float) -> ServedHead:
+        """The version's head with its dial at `strength`. Raises ServiceError when its file is damaged."""
         key = (version.version_id, strength)
         with self._heads_lock:
             if key in self._heads:
@@ -84,14 +97,19 @@ class LoadedModels:
                 self._heads.popitem(last=False)
         return loaded
 
-    def vectors(self, version: VersionFacts, base: NDArray[np.float32], *, strength: float | None = None) -> NDArray[np.float32]:
-        """The version's vectors of base vectors: (n, dim) float32, unit rows. Version 0 and strength 0 give the base untouched.
+    def vectors(
+        self, version: VersionFacts, base: NDArray[np.float32], *, role: Role, strength: float | None = None
+    ) -> NDArray[np.float32]:
+        """The version's vectors of base vectors: (n, version.dim) float32, unit rows.
 
-        strength: the dial in place of the version's own.
+        Version 0 and strength 0 give the base untouched (with zeros behind it where the head appends numbers), and so do the
+        documents of a version that maps queries only. strength: the dial in place of the version's own.
         """
         dial = version.strength if strength is None else strength
-        if version.number == 0 or dial == 0.0:
+        if version.number == 0 or (version.query_only and role == "document"):
             return base
+        if dial == 0.0:
+            return np.pad(base, ((0, 0), (0, version.dim - base.shape[1])))
         return self.head(version, dial).vectors(base)
 
     def close(self) -> None:
@@ -100,7 +118,7 @@ class LoadedModels:
         self._heads.clear()
         self._cache.close()
 
-    def _load_head(self, version: VersionFacts) -> FoldedHead:
+    def _load_head(self, version: VersionFacts) -> ServedHead:
         weights = self._artifacts.read(f"{version.artifact_key}/{HEAD_FILE}")
         try:
             return load_head(weights, version.manifest, encoder_fingerprint=version.encoder.fingerprint)
@@ -112,18 +130,20 @@ class LoadedModels:
             import torch  # here, because only a process that encodes pays for it
 
             torch.set_num_threads(self._cpu_threads)  # once, before the first product; never inside a job
-        return zerogate.Encoder(_unchanged_files(facts), dtype=self._dtype)
+        return zerogate.Encoder(self._unchanged_files(facts), dtype=self._dtype)
 
-
-def _unchanged_files(facts: EncoderFacts) -> EncoderFiles:
-    try:
-        files = describe_encoder(facts.source, prompts=facts.prompts, max_length=facts.max_length, revision=facts.revision)
-    except (EncoderNotFound, EncoderMismatch) as error:  # the operator's files, so not the caller's fault
-        raise Unavailable(f"encoder '{facts.name}' cannot be loaded: {error}", code="encoder_changed") from error
-    if files.fingerprint != facts.fingerprint:
-        raise Unavailable(
-            f"the files of encoder '{facts.name}' have changed: fingerprint {files.fingerprint[:12]}, registered was "
-            f"{facts.fingerprint[:12]}; put the old files back or register the new ones under another name",
-            code="encoder_changed",
-        )
-    return files
+    def _unchanged_files(self, facts: EncoderFacts) -> EncoderFiles:
+        source = facts.source
+        try:
+            if source.startswith(STORED):  # tuned here: its files are ours, wherever the data folder stands
+                source = str(self._artifacts.local_folder(source.removeprefix(STORED)))
+            files = describe_encoder(source, prompts=facts.prompts, max_length=facts.max_length, revision=facts.revision)
+        except (EncoderNotFound, EncoderMismatch, NotFound) as error:  # the operator's files, so not the caller's fault
+            raise Unavailable(f"encoder '{facts.name}' cannot be loaded: {error}", code="encoder_changed") from error
+        if files.fingerprint != facts.fingerprint:
+            raise Unavailable(
+                f"the files of encoder '{facts.name}' have changed: fingerprint {files.fingerprint[:12]}, registered was "
+                f"{facts.fingerprint[:12]}; put the old files back or register the new ones under another name",
+                code="encoder_changed",
+            )
+        return files

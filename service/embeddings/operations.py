@@ -74,9 +74,9 @@ def check_texts(given: Any, *, param: str = "input") -> list[str]:
 
 def check_dimensions(version: VersionFacts, dimensions: int | None) -> None:
     """Raise InvalidRequest when another number of dimensions is asked for than the version has."""
-    if dimensions not in (None, version.encoder.dim):
+    if dimensions not in (None, version.dim):
         raise InvalidRequest(
-            f"'dimensions' is {dimensions}; '{version.model}' has {version.encoder.dim} and cannot be shortened",
+            f"'dimensions' is {dimensions}; '{version.model}@{version.number}' has {version.dim} and cannot be shortened",
             param="dimensions",
         )
 
@@ -87,13 +87,18 @@ def embed(
     """The version's vectors of the texts, through the cache."""
     encoder = models.encoder(version.encoder)
     base = encoder.lookup_or_encode(texts, role=role)
-    return Embedded(models.vectors(version, base, strength=strength), sum(encoder.encoder.count_tokens(texts)))
+    return Embedded(models.vectors(version, base, role=role, strength=strength), sum(encoder.encoder.count_tokens(texts)))
 
 
 def served_name(version: VersionFacts, strength: float | None) -> str | None:
-    """The named vector whose values these are, or None for a strength of one's own."""
+    """The named vector that these are compared with, or None for a strength of one's own."""
     own = strength is None or strength == version.strength or version.number == 0
-    return vector_name(version.number) if own else None
+    return serving_name(version) if own else None
+
+
+def serving_name(version: VersionFacts) -> str:
+    """The named vector that holds the version's documents in a collection: `base` where it maps queries only."""
+    return "base" if version.query_only else vector_name(version.number)
 
 
 def _is_unicode(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from service.encoders.queries import list_encoders
+from service.encoders.queries import list_encoders, parent_versions
 from service.encoders.schemas import EncoderAnswer, encoder_answer
 from service.http.dependencies import ProjectId, ReadSession
 from service.http.pages import Page
@@ -16,4 +16,6 @@ def list_all(session: ReadSession, project_id: ProjectId) -> Page[EncoderAnswer]
 
     Any of them may be the `encoder` of a new model, or the `model` of an embeddings request.
     """
-    return Page(data=[encoder_answer(row) for row in list_encoders(session, project_id)], has_more=False)
+    parents = parent_versions(session, project_id)
+    rows = list_encoders(session, project_id)
+    return Page(data=[encoder_answer(row, parent_version=parents.get(row.id)) for row in rows], has_more=False)

@@ -3,6 +3,7 @@
 from sqlalchemy.orm import Session
 
 from service.db import now
+from service.embeddings.loaded_models import EncoderFacts
 from service.encoders.queries import find_encoder
 from service.errors import Conflict
 from service.ids import new_id
@@ -16,6 +17,28 @@ def ensure_project(session: Session, project_id: str) -> None:
     if session.get(Project, project_id) is None:
         session.add(Project(id=project_id, name=project_id, created_at=now()))
         session.flush()
+
+
+def add_tuned_encoder(
+    session: Session, project_id: str, name: str, facts: EncoderFacts, *, source: str, parent_version_id: str
+) -> EncoderRow:
+    """Make the row of an encoder that a version's tuning made."""
+    row = EncoderRow(
+        id=new_id("enc"),
+        project_id=project_id,
+        name=name,
+        source=source,
+        revision=facts.revision,
+        dim=facts.dim,
+        prompts=dict(facts.prompts),
+        max_length=facts.max_length,
+        fingerprint=facts.fingerprint,
+        parent_version_id=parent_version_id,
+        created_at=now(),
+    )
+    session.add(row)
+    session.flush()
+    return row
 
 
 def describe(spec: EncoderSpec) -> EncoderFiles:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.embeddings.loaded_models import EncoderFacts
+from service.embeddings.loaded_models import STORED, EncoderFacts
 from service.errors import NotFound
-from service.tables import EncoderRow
+from service.tables import EncoderRow, Model, Version
 
 
 def find_encoder(session: Session, project_id: str, name: str) -> EncoderRow | None:
@@ -27,6 +27,23 @@ def get_encoder(session: Session, project_id: str, name: str) -> EncoderRow:
 def list_encoders(session: Session, project_id: str) -> Sequence[EncoderRow]:
     """All encoders, by name."""
     return session.scalars(select(EncoderRow).filter_by(project_id=project_id).order_by(EncoderRow.name)).all()
+
+
+def parent_versions(session: Session, project_id: str) -> dict[str, str]:
+    """For every tuned encoder whose version is still there, by the encoder's id: that version, as `faq@3`."""
+    found = session.execute(
+        select(EncoderRow.id, Model.name, Version.number)
+        .join(Version, EncoderRow.parent_version_id == Version.id)
+        .join(Model, Version.model_id == Model.id)
+        .where(EncoderRow.project_id == project_id)
+    )
+    return {encoder_id: f"{name}@{number}" for encoder_id, name, number in found}
+
+
+def stored_keys(session: Session) -> set[str]:
+    """The keys of the folders of all tuned encoders, of every project."""
+    sources = session.scalars(select(EncoderRow.source).where(EncoderRow.source.startswith(STORED)))
+    return {source.removeprefix(STORED) for source in sources}
 
 
 def facts_of(row: EncoderRow) -> EncoderFacts:

@@ -8,7 +8,7 @@ from service.tables import EncoderRow
 
 
 class EncoderAnswer(BaseModel):
-    """A frozen encoder of this installation."""
+    """A frozen encoder of this installation. parent_version: of a tuned one, the version whose head it began with."""
 
     id: str
     object: Literal["encoder"] = "encoder"
@@ -19,10 +19,11 @@ class EncoderAnswer(BaseModel):
     prompts: dict[str, str]
     max_length: int
     fingerprint: str
+    parent_version: str | None
     created: int
 
 
-def encoder_answer(row: EncoderRow) -> EncoderAnswer:
+def encoder_answer(row: EncoderRow, *, parent_version: str | None) -> EncoderAnswer:
     """The answer for one row. `id` is the encoder's name: that is what other requests take."""
     return EncoderAnswer(
         id=row.name,
@@ -33,5 +34,6 @@ def encoder_answer(row: EncoderRow) -> EncoderAnswer:
         prompts=row.prompts,
         max_length=row.max_length,
         fingerprint=row.fingerprint,
+        parent_version=parent_version,
         created=int(row.created_at.timestamp()),
     )

@@ -40,7 +40,11 @@ def submit(session: WriteSession, resources: ResourcesDep, project_id: ProjectId
             dataset=body.dataset,
             encoder=body.encoder,
             evaluation=body.evaluation,
+            guard=body.guard,
+            forgetting_budget=body.forgetting_budget,
+            mode=body.mode,
             recipe=None if body.recipe == "auto" else body.recipe,
+            tuning=body.tuning,
             publish=None if body.publish is None else body.publish.model_dump(),
             promote=body.promote,
         )

@@ -8,14 +8,14 @@ from service.collections.operations import get_or_create_collection
 from service.datasets.queries import get_dataset
 from service.errors import InvalidRequest
 from service.jobs.queueing import queue_job
+from service.jobs.requests import DEFAULT_BUDGET, Mode, check_training
 from service.models.operations import get_or_create_model
 from service.names import check_name
 from service.resources import Resources
-from service.tables import Dataset, Job
-from zerogate.errors import ZerogateError
-from zerogate.recipe import Recipe
+from service.tables import Job
 
-TRAINABLE = ("pairs",)
+# `{model}-{version}-{mode}-{number}-encoder` must be a name too.
+_LONGEST_TUNED_NAME = 40
 
 
 def submit_training(
@@ -27,29 +27,42 @@ def submit_training(
     dataset: str,
     encoder: str | None = None,
     evaluation: str | None = None,
+    guard: str | None = None,
+    forgetting_budget: float = DEFAULT_BUDGET,
+    mode: Mode = "head",
     recipe: dict[str, Any] | None = None,
+    tuning: dict[str, Any] | None = None,
     publish: dict[str, Any] | None = None,
     promote: str = "if_better",
 ) -> Job:
     """Queue a training job; its message is sent after the commit.
 
-    model: made over `encoder` (default: the installation's first) where it is missing. dataset, evaluation: ids or names.
-    recipe: numbers of `zerogate.Recipe`; None for the defaults.
+    model: made over `encoder` (default: the installation's first) where it is missing. dataset, evaluation, guard: ids or names.
+    recipe: numbers of `zerogate.Recipe`; None searches. tuning: numbers of `zerogate.TuningRecipe`, in modes lora and full.
     publish: `{collection, documents, indexes}`; the collection is made where it is missing.
     Raises NotFound and InvalidRequest; then nothing was made.
     """
-    found = _trainable(session, project_id, dataset, param="dataset")
-    judged_by = None if evaluation is None else _trainable(session, project_id, evaluation, param="evaluation")
-    chosen = _recipe(recipe or {})
+    found, training = check_training(
+        session,
+        project_id,
+        dataset=dataset,
+        evaluation=evaluation,
+        guard=guard,
+        forgetting_budget=forgetting_budget,
+        mode=mode,
+        recipe=recipe,
+        tuning=tuning,
+    )
+    if mode != "head" and len(model) > _LONGEST_TUNED_NAME:
+        raise InvalidRequest(
+            f"mode {mode} names a model and an encoder after '{model}': at most {_LONGEST_TUNED_NAME} characters are possible",
+            code="invalid_name",
+            param="model",
+        )
     if publish is not None:
         check_name(publish["collection"], param="publish.collection")
     row = get_or_create_model(session, project_id, model, encoder=encoder, default_encoder=resources.settings.default_encoder)
-    request: dict[str, Any] = {
-        "evaluation_id": None if judged_by is None else judged_by.id,
-        "recipe": chosen.to_dict(),
-        "promote": promote,
-        "publish": None,
-    }
+    request: dict[str, Any] = {**training.to_dict(), "promote": promote, "publish": None}
     if publish is not None:
         documents = get_dataset(session, project_id, publish["documents"], kind="documents", param="publish.documents")
         collection = get_or_create_collection(
@@ -65,19 +78,3 @@ def submit_training(
         model_id=row.id,
         dataset_id=found.id,
     )
-
-
-def _recipe(numbers: dict[str, Any]) -> Recipe:
-    try:
-        return Recipe.from_dict(numbers)
-    except ZerogateError as error:
-        raise InvalidRequest(str(error), code="invalid_recipe", param="recipe") from error
-
-
-def _trainable(session: Session, project_id: str, ref: str, *, param: str) -> Dataset:
-    dataset = get_dataset(session, project_id, ref, param=param)
-    if dataset.kind not in TRAINABLE:
-        raise InvalidRequest(
-            f"dataset '{ref}' is of kind {dataset.kind}; training takes {' or '.join(TRAINABLE)}", code="wrong_kind", param=param
-        )
-    return dataset

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.http.bodies import Body
+from service.jobs.requests import DEFAULT_BUDGET
 from service.tables import EventLevel, Job, JobEvent, JobKind, JobState
 from service.vectors.engine import FieldType
 
@@ -23,12 +24,25 @@ class JobRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "faq", "dataset": "ds_0193...", "promote": "if_better"}]})
 
     model: str = Field(description="name of the model; made where it is missing")
-    dataset: str = Field(description="id or name of a dataset of kind pairs")
+    dataset: str = Field(description="id or name of a dataset of kind pairs, triplets, scored, groups or queries")
     encoder: str | None = Field(default=None, description="of a new model; default: the installation's first")
     evaluation: str | None = Field(
         default=None, description="id or name of a dataset to judge by; default: the held-out rows of `dataset`"
     )
-    recipe: Literal["auto"] | dict[str, Any] = Field(default="auto", description="`auto`, or numbers that replace the defaults")
+    guard: str | None = Field(
+        default=None,
+        description="id or name of a dataset (any kind but documents) whose scores must not fall; default: the built-in guard",
+    )
+    forgetting_budget: float = Field(
+        default=DEFAULT_BUDGET, ge=0.0, le=1.0, description="how much of the guard's score may be lost"
+    )
+    mode: Literal["head", "lora", "full"] = Field(
+        default="head", description="what is trained: a head only, or after it the encoder too (with adapters, or whole)"
+    )
+    recipe: Literal["auto"] | dict[str, Any] = Field(
+        default="auto", description="`auto` searches; numbers replace the defaults, and only the strength is chosen"
+    )
+    tuning: dict[str, Any] | None = Field(default=None, description="modes lora and full: how the encoder is tuned")
     publish: PublishRequest | None = None
     promote: Literal["if_better", "always", "never"] = "if_better"
 

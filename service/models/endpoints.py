@@ -9,7 +9,8 @@ from service.encoders.queries import find_encoder, list_encoders
 from service.errors import InvalidRequest
 from service.http.dependencies import ProjectId, ReadSession, ResourcesDep, WriteSession
 from service.http.pages import Deleted, Page
-from service.models.operations import delete_model, delete_version, promote, roll_back
+from service.models.deletion import delete_model, delete_version
+from service.models.operations import promote, roll_back
 from service.models.queries import (
     find_model,
     get_model,
@@ -17,6 +18,7 @@ from service.models.queries import (
     list_models,
     list_promotions,
     list_versions,
+    version_facts,
 )
 from service.models.schemas import (
     LiveAnswer,
@@ -104,7 +106,9 @@ def history(session: ReadSession, project_id: ProjectId, name: str) -> Page[Prom
 
 def _model_answer(session: Session, model: Model) -> ModelAnswer:
     numbers = [version.number for version in list_versions(session, model.id)]
-    return model_answer(model, session.get_one(EncoderRow, model.encoder_id), numbers)
+    encoder = session.get_one(EncoderRow, model.encoder_id)
+    live = version_facts(get_version(session, model, model.live_version), model, encoder)
+    return model_answer(model, encoder, numbers, live=live)
 
 
 def _version_answer(session: Session, model: Model, number: int) -> VersionAnswer:

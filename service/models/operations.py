@@ -1,20 +1,20 @@
 """Making models, registering versions, and moving what is live forward and back."""
 
+import itertools
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.artifacts import Artifacts
 from service.collections.reheads import schedule_reheads
-from service.db import after_commit, now
+from service.db import now
 from service.encoders.queries import find_encoder, get_encoder
 from service.errors import Conflict, InvalidRequest
 from service.ids import new_id
-from service.models.queries import find_model, get_promotion, get_version, list_versions, version_before_live
+from service.models.queries import find_model, get_promotion, get_version, version_before_live
 from service.names import check_name
 from service.queue import JobQueue
-from service.tables import TERMINAL_STATES, Collection, CollectionVector, EncoderRow, Job, Model, Promotion, Version
+from service.tables import EncoderRow, Model, Promotion, Version
 
 
 def get_or_create_model(session: Session, project_id: str, name: str, *, encoder: str | None, default_encoder: str) -> Model:
@@ -28,7 +28,7 @@ def get_or_create_model(session: Session, project_id: str, name: str, *, encoder
             raise InvalidRequest(
                 f"'{name}' is the name of an encoder; give the model another one", code="name_taken", param="model"
             )
-        return _create_model(session, project_id, name, get_encoder(session, project_id, encoder or default_encoder))
+        return add_model(session, project_id, name, get_encoder(session, project_id, encoder or default_encoder))
     own = session.get_one(EncoderRow, model.encoder_id)
     if encoder is not None and encoder != own.name:
         get_encoder(session, project_id, encoder)
@@ -40,13 +40,33 @@ def get_or_create_model(session: Session, project_id: str, name: str, *, encoder
     return model
 
 
-def _create_model(session: Session, project_id: str, name: str, encoder: EncoderRow) -> Model:
+def free_name(session: Session, project_id: str, wanted: str) -> str:
+    """The name, with a number behind it where a model or encoder has it already."""
+    numbers = itertools.count(2)
+    name = wanted
+    while find_model(session, project_id, name) or find_encoder(session, project_id, name):
+        name = f"{wanted}-{next(numbers)}"
+    return name
+
+
+def add_model(
+    session: Session,
+    project_id: str,
+    name: str,
+    encoder: EncoderRow,
+    *,
+    manifest: dict[str, Any] | None = None,
+    scores: dict[str, Any] | None = None,
+    verdict: dict[str, Any] | None = None,
+) -> Model:
+    """A new model over the encoder, with version 0 live. manifest, scores, verdict: of version 0, for a tuned encoder."""
     first = Promotion(id=new_id("prm"), action="created", from_version=None, to_version=0, previous_id=None, created_at=now())
     model = Model(
         id=new_id("mdl"), project_id=project_id, name=name, encoder_id=encoder.id, promotion_id=first.id, created_at=now()
     )
     first.model_id = model.id
-    zero = Version(id=new_id("ver"), model_id=model.id, number=0, manifest={}, scores={}, created_at=now())
+    zero = Version(id=new_id("ver"), model_id=model.id, number=0, created_at=now())
+    zero.manifest, zero.scores, zero.verdict = manifest or {}, scores or {}, verdict
     session.add(model)
     session.flush()
     session.add_all([first, zero])
@@ -86,8 +106,18 @@ def add_version(
 
 
 def passes_promotion_check(version: Version) -> bool:
-    """Whether the version may go live without force: number 0 always, any other when it is better on the task."""
-    return version.number == 0 or (version.verdict is not None and version.verdict["outcome"] == "better")
+    """Whether the version may go live without force: number 0 always, any other when it is better and has forgotten little."""
+    return version.number == 0 or (_is_better(version) and _is_within_budget(version))
+
+
+def _is_better(version: Version) -> bool:
+    return version.verdict is not None and version.verdict["outcome"] == "better"
+
+
+def _is_within_budget(version: Version) -> bool:
+    """Versions from before there was a guard have no budget that they could break."""
+    forgetting = version.scores.get("forgetting")
+    return forgetting is None or forgetting["value"] <= version.manifest["forgetting_budget"]
 
 
 def promote(session: Session, queue: JobQueue, model: Model, number: int, *, force: bool = False) -> Promotion:
@@ -102,7 +132,7 @@ def promote(session: Session, queue: JobQueue, model: Model, number: int, *, for
         schedule_reheads(session, queue, model)  # an earlier one may have failed or been cancelled
         return get_promotion(session, model.promotion_id)
     if not force and not passes_promotion_check(version):
-        raise Conflict(f"{model.name}@{number} did not pass the promotion check: {_told(version)}; "
+        raise Conflict(f"{model.name}@{number} did not pass the promotion check: {told_by_check(version)}; "
                        "force: true promotes it anyway",
                        code="promotion_check_failed", param="version")  # fmt: skip
     row = _record(session, model, "promote", to=number, previous_id=model.promotion_id, forced=force)
@@ -143,68 +173,19 @@ def _record(session: Session, model: Model, action: Any, *, to: int, previous_id
     return row
 
 
-def _told(version: Version) -> str:
-    verdict = version.verdict
+def told_by_check(version: Version) -> str:
+    """The numbers that the promotion check looks at, and what it needs."""
+    verdict, forgetting = version.verdict, version.scores.get("forgetting")
     if verdict is None:
         return "it was never judged"
-    return (
+    told = (
         f"{verdict['score']} changed by {verdict['difference']:+.4f} "
         f"(95 % interval {verdict['low']:+.4f} to {verdict['high']:+.4f}, {verdict['queries']} queries), "
-        f"which is '{verdict['outcome']}'; 'better' is needed"
+        f"which is '{verdict['outcome']}' ('better' is needed)"
     )
-
-
-def delete_model(session: Session, artifacts: Artifacts, model: Model) -> None:
-    """Remove a model with its versions and history. Raises Conflict while a collection or an unfinished job needs it."""
-    bound = session.scalars(select(Collection.name).filter_by(model_id=model.id)).all()
-    if bound:
-        raise Conflict(
-            f"model '{model.name}' is bound to the collections {', '.join(bound)}; delete them first", code="model_in_use"
-        )
-    active = session.scalar(
-        select(func.count()).select_from(Job).where(Job.model_id == model.id, Job.state.not_in(TERMINAL_STATES))
+    if forgetting is None:
+        return told
+    return (
+        f"{told}; it forgot {forgetting['value']:+.4f} of the guard's {forgetting['score']} "
+        f"(at most {version.manifest['forgetting_budget']:.4f} is allowed)"
     )
-    if active:
-        raise Conflict(f"model '{model.name}' has {active} unfinished jobs; cancel them or wait", code="model_in_use")
-    for version in list_versions(session, model.id):
-        _forget_files(session, artifacts, version)
-    session.delete(model)
-    session.flush()
-
-
-def delete_version(session: Session, artifacts: Artifacts, model: Model, number: int) -> None:
-    """Remove a version. Raises Conflict for number 0, and while it is live, next in a roll back, or in a collection."""
-    version = get_version(session, model, number)
-    reason = None
-    if number == 0:
-        reason = "version 0 is the encoder itself"
-    elif number == model.live_version:
-        reason = "it is live"
-    elif _in_history(session, model, number):
-        reason = "a roll back may return to it"
-    elif session.scalar(
-        select(func.count()).select_from(CollectionVector).join(Collection)
-        .where(Collection.model_id == model.id, CollectionVector.version == number)
-    ):  # fmt: skip
-        reason = "a collection holds its vectors"
-    if reason is not None:
-        raise Conflict(f"{model.name}@{number} cannot be deleted: {reason}", code="version_in_use")
-    _forget_files(session, artifacts, version)
-    session.delete(version)
-    session.flush()
-
-
-def _in_history(session: Session, model: Model, number: int) -> bool:
-    """Whether some chain of roll backs from the current promotion returns to this version."""
-    promotion = get_promotion(session, model.promotion_id)
-    while promotion.previous_id is not None:
-        promotion = get_promotion(session, promotion.previous_id)
-        if promotion.to_version == number:
-            return True
-    return False
-
-
-def _forget_files(session: Session, artifacts: Artifacts, version: Version) -> None:
-    key = version.artifact_key
-    if key is not None:
-        after_commit(session, lambda: artifacts.delete(key))

@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from service.embeddings.loaded_models import VersionFacts
 from service.http.bodies import Body
+from service.models.queries import version_facts
 from service.tables import EncoderRow, Model, Promotion, PromotionAction, Version
 
 
@@ -23,7 +25,11 @@ class ModelAnswer(BaseModel):
 
 
 class VersionAnswer(BaseModel):
-    """A version. scores: of the encoder (`base`) and of this version (`tuned`) on the held-out queries."""
+    """A version. scores: of the encoder (`base`) and of this version (`tuned`) on the held-out items; `forgetting` and `drift` on
+    the guard. verdict: the difference, its interval and outcome, and examples of what was won and lost.
+
+    dim: of its vectors; query_only: whether documents keep the encoder's vectors.
+    """
 
     id: str
     object: Literal["model.version"] = "model.version"
@@ -32,6 +38,8 @@ class VersionAnswer(BaseModel):
     version: int
     encoder: str
     live: bool
+    dim: int
+    query_only: bool
     strength: float
     scores: dict[str, Any]
     verdict: dict[str, Any] | None
@@ -67,14 +75,14 @@ class LiveAnswer(BaseModel):
     promotion: PromotionAnswer
 
 
-def model_answer(model: Model, encoder: EncoderRow, versions: Sequence[int]) -> ModelAnswer:
-    """The answer for a model."""
+def model_answer(model: Model, encoder: EncoderRow, versions: Sequence[int], *, live: VersionFacts) -> ModelAnswer:
+    """The answer for a model; its `dim` is that of the live version."""
     return ModelAnswer(
         id=model.name,
         created=int(model.created_at.timestamp()),
         owned_by=model.project_id,
         encoder=encoder.name,
-        dim=encoder.dim,
+        dim=live.dim,
         live_version=model.live_version,
         versions=list(versions),
     )
@@ -95,6 +103,7 @@ def encoder_as_model(encoder: EncoderRow) -> ModelAnswer:
 
 def version_answer(version: Version, model: Model, encoder: EncoderRow) -> VersionAnswer:
     """The answer for a version."""
+    facts = version_facts(version, model, encoder)
     return VersionAnswer(
         id=f"{model.name}@{version.number}",
         created=int(version.created_at.timestamp()),
@@ -102,6 +111,8 @@ def version_answer(version: Version, model: Model, encoder: EncoderRow) -> Versi
         version=version.number,
         encoder=encoder.name,
         live=version.number == model.live_version,
+        dim=facts.dim,
+        query_only=facts.query_only,
         strength=version.strength,
         scores=version.scores,
         verdict=version.verdict,

@@ -57,7 +57,15 @@ def service(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         client.upload(DOCUMENTS, kind="documents", name="docs")
         publish = {"collection": "shelf", "documents": "docs"}
         job = client.post(
-            "/v1/jobs", {"model": "m", "dataset": "pairs", "recipe": {"epochs": 1}, "promote": "never", "publish": publish}
+            "/v1/jobs",
+            {
+                "model": "m",
+                "dataset": "pairs",
+                "recipe": {"epochs": 1},
+                "promote": "never",
+                "publish": publish,
+                "guard": client.small_guard(),
+            },
         )
         client.wait(client.wait(job["id"])["publish_job_id"])
         yield Prepared(client, folder, job["id"])
@@ -161,7 +169,7 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None, int, str | None, tupl
     "the name of an encoder": ("POST", "/v1/jobs", {**_TRAIN, "model": ENCODER}, 400, "model", ("name of an encoder",)),
     "no epochs": ("POST", "/v1/jobs", {**_TRAIN, "recipe": {"epochs": 0}}, 400, "recipe", ("recipe.epochs", "1 to 10,000", "0")),
     "half an epoch": ("POST", "/v1/jobs", {**_TRAIN, "recipe": {"epochs": 1.5}}, 400, "recipe", ("recipe.epochs", "1.5")),
-    "dropout of all": ("POST", "/v1/jobs", {**_TRAIN, "recipe": {"dropout": 1}}, 400, "recipe", ("recipe.dropout", "below 1")),
+    "dropout of all": ("POST", "/v1/jobs", {**_TRAIN, "recipe": {"skip_dropout": 1}}, 400, "recipe", ("skip_dropout", "below 1")),
     "a text for a number": ("POST", "/v1/jobs", {**_TRAIN, "recipe": {"seed": "7"}}, 400, "recipe", ("recipe.seed", "'7'")),
     "an unknown number": ("POST", "/v1/jobs", {**_TRAIN, "recipe": {"layers": 3}}, 400, "recipe", ("'layers'", "blocks")),
     "an unknown recipe": ("POST", "/v1/jobs", {**_TRAIN, "recipe": "fast"}, 400, "recipe", ("'fast'", "'auto'")),
@@ -479,7 +487,9 @@ def test_a_used_dataset_is_hidden_and_comes_back_when_it_is_uploaded_again(servi
     rows = [{"anchor": f"used {n} of many", "positive": f"and its answer {n}"} for n in range(30)]
     made = upload(service, jsonl(rows), name="used").json()
     recipe = {"epochs": 1}
-    job = service.client.post("/v1/jobs", {"model": "m", "dataset": "used", "recipe": recipe, "promote": "never"})
+    job = service.client.post(
+        "/v1/jobs", {"model": "m", "dataset": "used", "recipe": recipe, "promote": "never", "guard": service.client.small_guard()}
+    )
     job = service.client.wait(job["id"])
 
     service.client.http.delete("/v1/datasets/used").raise_for_status()
@@ -511,6 +521,7 @@ def test_a_dataset_is_in_use_for_judging_for_publishing_and_for_queries(service:
             "dataset": "pairs",
             "evaluation": "judge",
             "recipe": {"epochs": 300},
+            "guard": service.client.small_guard(),
             "promote": "never",
             "publish": {"collection": "shelf", "documents": "posters"},
         },

@@ -48,7 +48,8 @@ def stream(client: Client, job_id: str, headers: dict[str, str] | None = None, *
 
 def train(client: Client, recipe: dict[str, Any]) -> str:
     client.upload(PAIRS, kind="pairs", name="events")
-    job_id: str = client.post("/v1/jobs", {"model": "events", "dataset": "events", "recipe": recipe, "promote": "never"})["id"]
+    body = {"model": "events", "dataset": "events", "guard": client.small_guard(), "recipe": recipe, "promote": "never"}
+    job_id: str = client.post("/v1/jobs", body)["id"]
     return job_id
 
 
@@ -70,9 +71,9 @@ def test_events_tell_the_way_of_the_job_in_order(client: Client, done: str) -> N
     messages = [one["message"] for one in page["data"]]
     assert [one["id"] for one in page["data"]] == [str(n) for n in range(1, len(messages) + 1)]
     assert (messages[0], messages[1], messages[-1]) == ("queued", "started (attempt 1)", "succeeded")
-    assert any(message.startswith("encoded 48 texts") for message in messages)
+    assert any(message.startswith("encoded 64 texts (") for message in messages)
     (fitted,) = [one for one in page["data"] if one["message"].startswith("fitted ")]
-    assert len(fitted["data"]["losses"]) == 2
+    assert [len(epochs) for epochs in fitted["data"]["losses"]] == [2]
     assert {one["object"] for one in page["data"]} == {"job.event"}
     times = [one["created"] for one in page["data"]]
     assert times == sorted(times)

@@ -3,7 +3,7 @@
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,10 +24,12 @@ from service.models.operations import add_version, get_or_create_model
 from service.resources import Resources
 from service.settings import Settings
 from service.tables import Collection, CollectionVector, EncoderRow, Job, Model, Version
+from tests.conftest import SMALL_GUARD
 from zerogate import Encoder
-from zerogate.folded import Block
+from zerogate.folded import Block, FoldedHead
 from zerogate.head_files import dump_head
-from zerogate.verdict import judge
+from zerogate.head_shapes import HeadShape
+from zerogate.verdict import judge_values
 
 CUES = ["anchor", "basket", "copper", "drum", "eagle", "flour", "glove", "hammer", "ivory", "jungle", "kite", "lemon"]
 ANSWERS = [f"{who} {what}" for who in ("the clerk", "a sailor", "my cousin") for what in ("hums", "waits", "left", "knits")]
@@ -81,10 +83,11 @@ class Service:
             for job in self.get("/v1/jobs", state=state)["data"]:
                 self.wait(job)
 
-    def train(self, model: str, *, dataset: str = "learnable", seed: int = 0, promote: str = "always") -> Any:
-        """Train the next version; the rehead jobs that follow are over when this returns."""
+    def train(self, model: str, *, dataset: str = "learnable", seed: int = 0, promote: str = "always", **fields: Any) -> Any:
+        """Train the next version, with a small guard; the rehead jobs that follow are over when this returns."""
         recipe = {"epochs": 15, "batch_size": 32, "seed": seed, "learning_rate": 0.02}
-        job = self.wait(self.post("/v1/jobs", {"model": model, "dataset": dataset, "recipe": recipe, "promote": promote}))
+        asked = {"model": model, "dataset": dataset, "recipe": recipe, "promote": promote, "guard": "guard", **fields}
+        job = self.wait(self.post("/v1/jobs", asked))
         self.settle()
         return job
 
@@ -93,11 +96,12 @@ class Service:
         draw = np.random.default_rng(seed)
         weight = (draw.standard_normal((384, 384)) / 384**0.5).astype(np.float32)
         head = Block(gate=draw.uniform(-0.7, 0.7, 384).astype(np.float32), weight=weight, bias=None)
-        verdict = judge("ndcg@10", np.zeros(8), np.zeros(8)).to_dict()
+        verdict = judge_values("mrr@10", np.zeros(8), np.zeros(8)).to_dict()
         with self.resources.database.write() as session:
             row = get_or_create_model(session, "default", model, encoder=None, default_encoder="all-MiniLM-L6-v2")
             fingerprint = session.get_one(EncoderRow, row.encoder_id).fingerprint
-            dumped = dump_head([head], strength=1.0, encoder_fingerprint=fingerprint, facts={})
+            folded = FoldedHead.fold([head])
+            dumped = dump_head(folded, shape=HeadShape(), strength=1.0, encoder_fingerprint=fingerprint, facts={})
             job = Job(id=new_id("job"), project_id="default", kind="train", state="succeeded", request={}, model_id=row.id)
             job.created_at = job.finished_at = now()
             session.add(job)
@@ -146,7 +150,7 @@ class Service:
         with self.resources.database.read() as session:
             key = session.scalar(select(Version.artifact_key).join(Model).where(Model.name == model, Version.number == version))
         tensors = load_file(self.resources.settings.data_dir / "files" / str(key) / "head.safetensors")
-        y = base + tensors["blocks.0.gate"] * (base.astype(np.float64) @ tensors["blocks.0.weight"].T)
+        y = base.astype(np.float64) @ tensors["matrix"].T
         return y / np.linalg.norm(y, axis=1, keepdims=True)
 
     def set_state(self, collection: str, version: int, state: str) -> None:
@@ -160,12 +164,14 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(warm: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = Settings(data_dir=tmp_path_factory.mktemp("versions"), encoder_dtype="float32")
+    warm(settings.data_dir)
     with embedded_service(settings) as embedded, TestClient(embedded.app) as http:
         made = Service(http, embedded.resources)
         made.upload(LEARNABLE, kind="pairs", name="learnable")
         made.upload(PERFECT, kind="pairs", name="perfect")
+        made.upload(SMALL_GUARD, kind="scored", name="guard")
         yield made
 
 
@@ -277,7 +283,7 @@ def test_a_bare_name_means_the_live_version_at_once(service: Service, model: str
 
 
 def test_a_version_that_is_better_goes_live_by_itself(service: Service) -> None:
-    job = service.train("better", promote="if_better")
+    job = service.train("better", promote="if_better", guard=None)  # the built-in guard
 
     assert job["result"]["verdict"]["outcome"] == "better"
     assert job["result"]["promoted"] is True
@@ -286,7 +292,7 @@ def test_a_version_that_is_better_goes_live_by_itself(service: Service) -> None:
 
 
 def test_a_version_that_is_not_better_is_kept_back_and_the_refusal_gives_the_numbers(service: Service) -> None:
-    job = service.train("same", dataset="perfect", promote="if_better")
+    job = service.train("same", dataset="perfect", promote="if_better", forgetting_budget=0.25)
     verdict = job["result"]["verdict"]
     assert (verdict["outcome"], verdict["difference"], job["result"]["promoted"]) == ("no evidence", 0.0, False)
     assert live(service, "same") == 0
@@ -297,7 +303,15 @@ def test_a_version_that_is_not_better_is_kept_back_and_the_refusal_gives_the_num
     assert refused.headers["x-should-retry"] == "false"
     error = refused.json()["error"]
     assert (error["code"], error["param"]) == ("promotion_check_failed", "version")
-    for words in ("same@1", "ndcg@10", "+0.0000", f"{verdict['queries']} queries", "'no evidence'", "force: true"):
+    for words in (
+        "same@1",
+        "mrr@10",
+        "+0.0000",
+        f"{verdict['queries']} queries",
+        "'no evidence'",
+        "0.2500 is allowed",
+        "force: true",
+    ):
         assert words in error["message"]
     assert live(service, "same") == 0
     assert len(service.get("/v1/models/same/promotions")["data"]) == 1
@@ -637,6 +651,7 @@ def test_a_collection_deleted_during_the_training_costs_the_publish_and_not_the_
         {
             "model": model,
             "dataset": "learnable",
+            "guard": "guard",
             "recipe": {"epochs": 200},
             "promote": "never",
             "publish": {"collection": name, "documents": f"x-{model}"},

@@ -58,13 +58,18 @@ class Way:
         """x, made by an encoder that knows no prompts: the test puts them in front itself."""
         return self.encoder.encode([PROMPTS[role] + text for text in texts], role="query")
 
-    def by_hand(self, texts: list[str], role: str = "query", *, strength: float = 1.0) -> NDArray[np.float64]:
-        """The vectors of version 1 from the head's file: y = x + g * (W x), then the dial, then unit rows."""
+    @property
+    def strength(self) -> float:
+        found: float = self.client.get("/v1/models/m@1")["strength"]
+        return found
+
+    def by_hand(self, texts: list[str], role: str = "query", *, strength: float | None = None) -> NDArray[np.float64]:
+        """The vectors of version 1 from the head's file: y = A x, then the dial (at the version's own), then unit rows."""
         x = self.base(texts, role).astype(np.float64)
         tensors = load_file(self.head_file())
-        assert set(tensors) == {"blocks.0.gate", "blocks.0.weight"}
-        y = x + tensors["blocks.0.gate"] * (x @ tensors["blocks.0.weight"].T)
-        return unit(x + strength * (y - x))
+        assert set(tensors) == {"matrix"}
+        y = x @ tensors["matrix"].astype(np.float64).T
+        return unit(x + (self.strength if strength is None else strength) * (y - x))
 
     def head_file(self) -> Path:
         (found,) = (self.folder / "files" / "heads" / self.job["id"]).rglob("head.safetensors")
@@ -110,6 +115,8 @@ def way(start: Start, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
                 "encoder": NAME,
                 "dataset": uploaded["id"],
                 "recipe": {"epochs": 40, "batch_size": 64},
+                "guard": client.small_guard(),
+                "forgetting_budget": 1,  # so the strength is chosen by the score alone
                 "promote": "always",
                 "publish": {"collection": "shelf", "documents": "answers", "indexes": {"parity": "keyword"}},
             },
@@ -165,8 +172,8 @@ def test_the_version_carries_the_scores_that_a_ranking_by_hand_gives(way: Way) -
         assert version["scores"][which] == pytest.approx(expected, abs=1e-6)
     assert version["scores"]["tuned"]["ndcg@10"] > version["scores"]["base"]["ndcg@10"] + 0.2
     verdict = version["verdict"]
-    assert (verdict["score"], verdict["queries"], verdict["outcome"]) == ("ndcg@10", 24, "better")
-    gained = by_hand["tuned"]["ndcg@10"] - by_hand["base"]["ndcg@10"]
+    assert (verdict["score"], verdict["queries"], verdict["outcome"]) == ("mrr@10", 24, "better")
+    gained = by_hand["tuned"]["mrr@10"] - by_hand["base"]["mrr@10"]
     assert verdict["difference"] == pytest.approx(gained, abs=1e-6)
     assert 0 < verdict["low"] < gained < verdict["high"]
 
@@ -191,7 +198,12 @@ def test_the_manifest_tells_what_the_version_is_made_of(way: Way) -> None:
     assert manifest["encoder_fingerprint"] == own["fingerprint"]
     assert own["fingerprint"] != way.encoder.fingerprint  # same weights, other prompts
     assert (manifest["recipe"]["epochs"], manifest["recipe"]["batch_size"], manifest["recipe"]["seed"]) == (40, 64, 0)
-    assert (manifest["dim"], manifest["blocks"], manifest["bias"], manifest["strength"]) == (384, 1, False, 1.0)
+    assert (manifest["dim"], manifest["out_dim"], manifest["shape"]["blocks"], manifest["strength"]) == (
+        384,
+        384,
+        1,
+        way.strength,
+    )
     assert set(manifest["libraries"]) >= {"torch", "numpy", "sentence-transformers"}
 
 
@@ -236,8 +248,8 @@ def test_the_dial_gives_what_the_formula_says(way: Way, strength: float) -> None
     answer = way.asked(TEXTS, strength=strength)
 
     assert np.abs(vectors_of(answer) - way.by_hand(TEXTS, strength=strength)).max() < 1e-5
-    # 1 is the version's own strength, so a collection holds these vectors; no collection holds those of any other.
-    assert answer["vector_name"] == ("v1" if strength == 1.0 else None)
+    # A collection holds the vectors of the version's own strength, and of no other.
+    assert answer["vector_name"] == ("v1" if strength == way.strength else None)
     assert answer["version"] == "m@1"
 
 

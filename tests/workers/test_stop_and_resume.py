@@ -31,7 +31,7 @@ DOCUMENTS = [{"id": f"d{n}", "text": f"document number {n} tells of matter {n * 
 
 def train(client: Client, recipe: dict[str, int], **fields: Any) -> str:
     client.upload(PAIRS, kind="pairs", name="pairs")
-    body = {"model": "m", "dataset": "pairs", "recipe": recipe, "promote": "never", **fields}
+    body = {"model": "m", "dataset": "pairs", "guard": client.small_guard(), "recipe": recipe, "promote": "never", **fields}
     job_id: str = client.post("/v1/jobs", body)["id"]
     return job_id
 
@@ -93,6 +93,23 @@ def test_a_cancelled_training_ends_at_once_registers_nothing_and_frees_its_worke
     assert told(service, job_id)[-1] == "cancelled"
     assert sorted(path.name for path in heads(folder)) == ["head.safetensors", "manifest.json"]
     service.http.delete("/v1/models/m").raise_for_status()
+
+
+def test_a_training_cancelled_while_it_searches_ends_at_once_too(service: Client, folder: Path) -> None:
+    rows = [{"anchor": f"what is matter {n} about", "positive": f"matter {n} is about number {n * n}"} for n in range(120)]
+    service.upload(rows, kind="pairs", name="searched")
+    body = {"model": "s", "dataset": "searched", "guard": service.small_guard(), "recipe": {"epochs": 10_000}}
+    before = heads(folder)
+    job_id = service.post("/v1/jobs", body)["id"]
+    wait_for(service, job_id, lambda progress: progress["stage"] == "search")
+
+    assert service.post(f"/v1/jobs/{job_id}/cancel")["state"] == "cancelled"
+
+    assert service.wait(train(service, {"epochs": 1}, model="after"), seconds=20)["state"] == "succeeded"
+    assert told(service, job_id)[-1] == "cancelled"
+    assert service.get("/v1/models/s")["versions"] == [0]
+    service.http.delete("/v1/models/after").raise_for_status()
+    assert heads(folder) == before
 
 
 def test_a_job_cancelled_while_it_waits_is_never_started(service: Client) -> None:

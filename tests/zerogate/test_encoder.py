@@ -11,12 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from tokenizers import Tokenizer
 
 from zerogate.encoder import Encoder
 from zerogate.encoder_files import EncoderFiles
 from zerogate.errors import EncoderMismatch
-from zerogate.precision import best_dtype
+from zerogate.folded import FoldedHead
+from zerogate.precision import Dtype, best_dtype
 
 LONG = "The connection pool keeps idle sockets open until the server closes them. " * 40  # 600 tokens
 TEXTS = [
@@ -62,6 +64,31 @@ def without_normalize(files: EncoderFiles, folder: Path) -> Path:
             (folder / path.name).symlink_to(path)
     modules = json.loads((files.path / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps([one for one in modules if not one["type"].endswith("Normalize")]))
+    return folder
+
+
+def with_head(files: EncoderFiles, head: FoldedHead, folder: Path) -> Path:
+    """The built-in encoder with a head behind it, as sentence-transformers saves such: Dense without activation, Normalize."""
+    folder.mkdir()
+    for path in files.path.iterdir():
+        if path.name != "modules.json":
+            (folder / path.name).symlink_to(path)
+    dense = Dense(head.dim, head.out_dim, bias=head.offset is not None, activation_function=torch.nn.Identity())
+    dense.load_state_dict(
+        {
+            f"linear.{name}": torch.from_numpy(part)
+            for name, part in (("weight", head.matrix), ("bias", head.offset))
+            if part is not None
+        }
+    )
+    modules = json.loads((files.path / "modules.json").read_text())
+    for number, module in ((3, dense), (4, Normalize())):
+        name = f"{number}_{type(module).__name__}"
+        (folder / name).mkdir()
+        module.save(str(folder / name))
+        kind = f"sentence_transformers.models.{type(module).__name__}"
+        modules.append({"idx": number, "name": str(number), "path": name, "type": kind})
+    (folder / "modules.json").write_text(json.dumps(modules))
     return folder
 
 
@@ -111,6 +138,26 @@ def test_bf16_stays_close_to_fp32_and_gives_fp32_unit_rows(vectors: NDArray[np.f
     assert cosines(found, vectors).min() >= 0.9999
     assert np.abs(found - vectors).max() > 1e-6  # it was bf16
     np.testing.assert_allclose(lengths(found), 1, atol=1e-6)  # bf16 pooling would leave 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("out_dim", [384, 400])
+def test_a_head_that_became_part_of_the_encoder_runs_in_fp32(
+    encoder: Encoder, tmp_path: Path, dtype: Dtype, out_dim: int
+) -> None:
+    draw = np.random.default_rng(out_dim)
+    matrix = np.eye(out_dim, 384) + 0.05 * draw.normal(size=(out_dim, 384))
+    head = FoldedHead(matrix.astype(np.float32), (0.05 * draw.normal(size=out_dim)).astype(np.float32))
+    base = Encoder("all-MiniLM-L6-v2", device="cpu", dtype=dtype)
+    whole = Encoder(str(with_head(encoder.files, head, tmp_path / "whole")), device="cpu", dtype=dtype)
+
+    found = whole.encode(TEXTS[2:12], role="document")
+
+    assert (whole.dim, found.shape) == (out_dim, (10, out_dim))
+    # The transformer gives the same in both; a Dense in bf16 would leave 1e-3.
+    np.testing.assert_allclose(found, head.vectors(base.encode(TEXTS[2:12], role="document")), atol=1e-6)
+    np.testing.assert_allclose(lengths(found), 1, atol=1e-6)
+    assert whole.fingerprint != base.fingerprint
 
 
 def test_a_prompt_is_read_before_the_texts_of_its_role_only(encoder: Encoder, prompted: Encoder) -> None:

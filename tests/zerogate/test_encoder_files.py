@@ -132,6 +132,30 @@ def test_a_fingerprint_changes_with_everything_that_changes_vectors(tmp_path: Pa
     assert described(tmp_path / "b", **{name: content}).fingerprint != described(tmp_path / "a").fingerprint
 
 
+HEADED: dict[str, Any] = {
+    "modules.json": [*MODULES, DENSE],
+    "2_Dense/config.json": {"in_features": 24, "out_features": 30, "activation_function": "torch.nn.modules.linear.Identity"},
+    "2_Dense/model.safetensors": b"a head",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("2_Dense/model.safetensors", b"a heae"),
+        ("2_Dense/config.json", {**HEADED["2_Dense/config.json"], "activation_function": "torch.nn.modules.activation.Tanh"}),
+        ("2_Dense/config.json", {**HEADED["2_Dense/config.json"], "bias": False}),
+        ("modules.json", [*MODULES, {**DENSE, "idx": 3}]),
+    ],
+)
+def test_a_head_that_became_part_of_the_encoder_is_part_of_its_fingerprint(tmp_path: Path, name: str, content: Any) -> None:
+    found = described(tmp_path / "a", **HEADED)
+
+    assert found.dim == 30
+    assert described(tmp_path / "b", **(HEADED | {name: content})).fingerprint != found.fingerprint
+    assert described(tmp_path / "c", **HEADED).fingerprint == found.fingerprint
+
+
 @pytest.mark.parametrize("name", [name for name in FOLDER if name not in ("README.md", "modules.json", "1_Pooling/config.json")])
 def test_a_transformer_in_a_folder_of_its_own_counts_as_well(tmp_path: Path, name: str) -> None:
     """The layout of the first sentence-transformers: 0_Transformer beside 1_Pooling."""

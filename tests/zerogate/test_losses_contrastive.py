@@ -29,18 +29,26 @@ def naive_same_pairs(anchor_ids: list[int], positive_ids: list[int]) -> list[lis
 
 
 def naive_contrastive(
-    anchors: list[list[float]], positives: list[list[float]], temperature: float, same: list[list[bool]]
+    anchors: list[list[float]],
+    positives: list[list[float]],
+    temperature: float,
+    same: list[list[bool]],
+    negatives: list[list[list[float]]] | None = None,
+    present: list[list[bool]] | None = None,
 ) -> float:
     size = len(anchors)
 
-    def score(i: int, j: int) -> float:
-        return math.exp(sum(a * p for a, p in zip(anchors[i], positives[j], strict=True)) / temperature)
+    def score(one: list[float], other: list[float]) -> float:
+        return math.exp(sum(a * p for a, p in zip(one, other, strict=True)) / temperature)
 
     total = 0.0
     for i in range(size):
-        documents = [score(i, j) for j in range(size) if not same[i][j]]
-        queries = [score(j, i) for j in range(size) if not same[j][i]]
-        total += math.log(sum(documents) / score(i, i)) + math.log(sum(queries) / score(i, i))
+        own = score(anchors[i], positives[i])
+        documents = [score(anchors[i], positives[j]) for j in range(size) if not same[i][j]]
+        queries = [score(anchors[j], positives[i]) for j in range(size) if not same[j][i]]
+        if negatives:
+            documents += [score(anchors[i], one) for k, one in enumerate(negatives[i]) if present is None or present[i][k]]
+        total += math.log(sum(documents) / own) + math.log(sum(queries) / own)
     return total / (2 * size)
 
 
@@ -154,3 +162,60 @@ def test_a_masked_row_pulls_at_nothing() -> None:
 
     assert positives.grad is not None
     assert float(positives.grad.abs().max()) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+@pytest.mark.parametrize("some_missing", [False, True])
+def test_given_negatives_are_further_candidates_of_their_own_anchor(seed: int, temperature: float, some_missing: bool) -> None:
+    size, many = 4 + 2 * seed, 1 + seed % 3
+    anchors, positives = unit_batch(size, 6, seed=seed), unit_batch(size, 6, seed=seed + 100)
+    negatives = unit_batch(size * many, 6, seed=seed + 200).reshape(size, many, 6)
+    present = torch.rand(size, many, generator=torch.Generator().manual_seed(seed)) < 0.6 if some_missing else None
+    same = same_pairs(ids(size, size // 2 + 1, seed=seed), ids(size, size, seed=seed + 1))
+
+    found = contrastive(anchors, positives, temperature=temperature, same=same, negatives=negatives, present=present)
+
+    there = None if present is None else present.tolist()
+    wanted = naive_contrastive(anchors.tolist(), positives.tolist(), temperature, same.tolist(), negatives.tolist(), there)
+    assert found.item() == pytest.approx(wanted, rel=1e-9)
+    assert found > contrastive(anchors, positives, temperature=temperature, same=same)
+
+
+def test_missing_negatives_change_neither_the_loss_nor_a_gradient_whatever_numbers_stand_there() -> None:
+    anchors, positives = unit_batch(5, 4, seed=1).requires_grad_(), unit_batch(5, 4, seed=2)
+    drawn = unit_batch(15, 4, seed=3).reshape(5, 3, 4)
+    present = torch.tensor([[True, False, True]] * 4 + [[False] * 3])
+    filled = [torch.where(present[:, :, None], drawn, filler).requires_grad_() for filler in (0.0, 1e6)]
+
+    losses = [contrastive(anchors, positives, temperature=0.1, negatives=some, present=present) for some in filled]
+    of_anchors = [torch.autograd.grad(loss, anchors, retain_graph=True)[0] for loss in losses]
+    of_negatives = [torch.autograd.grad(loss, some)[0] for loss, some in zip(losses, filled, strict=True)]
+
+    assert losses[0].item() == losses[1].item()
+    assert torch.equal(*of_anchors)
+    assert not of_negatives[1][~present].any()
+    assert bool(of_negatives[1][present].any(dim=-1).all())
+
+
+def test_negatives_that_are_all_missing_are_as_good_as_none() -> None:
+    anchors, positives = unit_batch(6, 4, seed=1), unit_batch(6, 4, seed=2)
+    nothing = torch.zeros(6, 2, dtype=torch.bool)
+
+    without = contrastive(anchors, positives, temperature=0.1)
+
+    assert (
+        contrastive(anchors, positives, temperature=0.1, negatives=positives[:, None].expand(6, 2, 4), present=nothing) == without
+    )
+    assert contrastive(anchors, positives, temperature=0.1, negatives=torch.empty(6, 0, 4, dtype=torch.float64)) == without
+
+
+def test_the_gradient_with_negatives_is_that_of_finite_differences() -> None:
+    anchors, positives = (unit_batch(5, 4, seed=seed).requires_grad_() for seed in (1, 2))
+    negatives = unit_batch(10, 4, seed=3).reshape(5, 2, 4).requires_grad_()
+    present = torch.tensor([[True, True], [True, False], [False, False], [False, True], [True, True]])
+
+    def loss(a: Tensor, p: Tensor, n: Tensor) -> Tensor:
+        return contrastive(a, p, temperature=0.2, negatives=n, present=present)
+
+    assert torch.autograd.gradcheck(loss, (anchors, positives, negatives))

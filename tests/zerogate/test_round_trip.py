@@ -1,4 +1,7 @@
-"""Rows that are written and read again: any rows come back the same, and many rows take no more memory than few."""
+"""Rows that are written and read again: any rows come back the same, and many rows take no more memory than few.
+
+And the whole way of the library: from a file with pairs to a head in a file, and back to its vectors.
+"""
 
 import csv
 import itertools
@@ -7,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +18,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zerogate import (
+    CachedEncoder,
+    FoldedHead,
+    HeadShape,
+    Rows,
+    Vectors,
+    Way,
+    assess,
+    builtin_guard,
+    dump_head,
+    evaluate,
+    learn,
+    load_head,
+    make_guard,
+    make_task,
+)
+from zerogate.evaluation import RetrievalTest
 from zerogate.examples import KINDS, Kind, Row
+from zerogate.learning import make
 from zerogate.readers import Format, read_rows
+from zerogate.strength import choosing_texts
 
 FORMATS: list[Format] = ["jsonl", "csv", "parquet"]
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=12).filter(
@@ -103,3 +126,64 @@ def test_six_times_the_rows_take_no_more_memory(tmp_path: Path, file_format: For
     # Whatever else the interpreter does meanwhile takes some 100 kB; the rows are 6 MB in Python.
     assert peaks[1] < peaks[0] + 2**18
     assert peaks[1] < 2**19
+
+
+ASKED = {
+    "password": "How do I get back in when I {} my password?",
+    "invoice": "Where can I {} the invoice of last month?",
+    "colleague": "Can a colleague {} our workspace?",
+    "export": "Is there a way to {} everything that we wrote?",
+    "phone": "Does it {} on my phone?",
+    "price": "What would we {} for fifty people?",
+    "notification": "Please make the notifications {}.",
+    "deletion": "I want to {} my account for good.",
+}
+WORDS = ("forgot", "find", "join", "take along", "work", "pay", "stop", "leave", "change", "see")
+
+
+def test_the_library_goes_from_a_file_of_pairs_to_a_head_in_a_file_and_back(
+    cached_encoder: CachedEncoder, tmp_path: Path
+) -> None:
+    """Texts of the service's own little help desk: what a question is about decides where its answer stands."""
+    splits = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
+    pairs = [
+        {"anchor": asked.format(word), "positive": f"Help page on the topic: {topic}, part {number % 3}", "split": split}
+        for topic, asked in ASKED.items()
+        for number, (word, split) in enumerate(zip(WORDS, splits, strict=True))
+    ]
+    write(tmp_path / "pairs.jsonl", pairs, "jsonl")
+
+    task = make_task(Rows("pairs", list(read_rows(tmp_path / "pairs.jsonl", format="jsonl", kind="pairs"))))
+    guard = make_guard("scored", builtin_guard()[::25])
+    vectors, guard_vectors = (
+        Vectors(cached_encoder.encode(some.queries, role="query"), cached_encoder.encode(some.documents, role="document"))
+        for some in (task, guard)
+    )
+    learned = learn(task, vectors, guard, guard_vectors, max_seconds=1.0)
+    judged = assess(
+        task,
+        vectors,
+        guard,
+        guard_vectors,
+        learned.head.at_strength(learned.plan.strength),
+        query_only=learned.plan.way.query_only,
+    )
+    facts = {"way": learned.plan.way.to_dict(), "scores": judged.tuned.scores}
+    shape = learned.plan.way.recipes[0].shape if learned.plan.way.recipes else None
+    dumped = dump_head(
+        learned.head, shape=shape or HeadShape(), strength=learned.plan.strength, encoder_fingerprint="the encoder", facts=facts
+    )
+
+    manifest = orjson.loads(dumped.files["manifest.json"])
+    loaded = load_head(dumped.files["head.safetensors"], manifest, encoder_fingerprint="the encoder")
+    served = loaded.at_strength(manifest["strength"])
+    own, test = task.test.of(vectors), task.test.test
+    assert isinstance(test, RetrievalTest)
+    documents = own.documents if manifest["way"]["query_only"] else served.vectors(own.documents)
+    again = evaluate(served.vectors(own.queries)[test.queries], documents, test.relevant, primary="mrr@10")
+    assert again.scores == judged.tuned.scores == manifest["scores"]
+    assert judged.verdict.difference == pytest.approx(again.value - judged.base.value)
+    replayed = make(Way.from_dict(manifest["way"]), vectors, task.train, near=choosing_texts(guard, guard_vectors)).head
+    assert isinstance(replayed, FoldedHead)
+    assert isinstance(learned.head, FoldedHead)
+    np.testing.assert_array_equal(replayed.matrix, learned.head.matrix)

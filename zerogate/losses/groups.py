@@ -22,6 +22,21 @@ def supervised_contrastive(embeddings: Tensor, labels: Tensor, *, temperature: f
     return multi_positive_contrastive(embeddings, embeddings, positive, temperature=temperature, ignored=itself)
 
 
+def prototypical(embeddings: Tensor, prototypes: Tensor, own: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
+    """Classify every row by the nearest prototype of a label (Snell et al. 2017), with cosines instead of distances.
+
+    Cross entropy over cosine / temperature, the mean over the rows. A row is compared with its own label's prototype as it is
+    without that row: otherwise a small group would only learn to find itself.
+
+    embeddings: (n, dim), prototypes: (classes, dim), own: (n, dim), the prototype of each row's label without the row; floats,
+        unit rows. labels: (n,) int64 in [0, classes).
+    temperature: > 0. Gives a scalar; with a single class it is 0.
+    """
+    cosines = embeddings @ prototypes.T  # (n, classes)
+    to_own = (embeddings * own).sum(dim=1, keepdim=True).to(cosines.dtype)  # (n, 1)
+    return torch.nn.functional.cross_entropy(cosines.scatter(1, labels[:, None], to_own) / temperature, labels)
+
+
 def circle(embeddings: Tensor, labels: Tensor, *, margin: float, scale: float) -> Tensor:
     """Circle loss (Sun et al. 2020, section 3), the mean over the rows as anchors.
 
