@@ -79,7 +79,7 @@ def _learn(
     started = time.perf_counter()
     plan = learned.plan
     head = learned.head.at_strength(plan.strength)
-    judged = zerogate.assess(task, encoded.task, guard, encoded.guard, head, query_only=plan.way.query_only)
+    judged = zerogate.assess(task, encoded.task, guard, encoded.guard, head, query_only=plan.way.query_only, on_step=supervise)
     _tell(resources, mine, sentence_of(judged))
     return _Outcome(learned, judged, time.perf_counter() - started)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zerogate.closed_form import procrustes, ridge, sources_and_targets
 from zerogate.drift import Drift, drift
 from zerogate.errors import ZerogateError
-from zerogate.evaluation import Evaluation
+from zerogate.evaluation import Evaluation, OnBlock
 from zerogate.fitting import fit
 from zerogate.folded import FoldedHead, ServedHead
 from zerogate.guard import Forgetting, Guard, forgetting
@@ -126,11 +126,25 @@ def make(
     return Made(head, [one.losses for one in fits], time.perf_counter() - started, all(promised) if promised else None)
 
 
-def assess(task: Task, vectors: Vectors, guard: Guard, guard_vectors: Vectors, head: ServedHead, *, query_only: bool) -> Judged:
-    """Weigh a head, at the strength that it has, against the encoder. The reporting half of the guard took no part before."""
+def assess(
+    task: Task,
+    vectors: Vectors,
+    guard: Guard,
+    guard_vectors: Vectors,
+    head: ServedHead,
+    *,
+    query_only: bool,
+    on_step: OnStep | None = None,
+) -> Judged:
+    """Weigh a head, at the strength that it has, against the encoder. The reporting half of the guard took no part before.
+
+    on_step: called with (stage, done, total); it may raise to stop.
+    """
     test_vectors = task.test.of(vectors)
-    base = task.test.test.evaluate(test_vectors)
-    tuned = evaluate_tuned(task.test.test, test_vectors, head, query_only=query_only)
+    base = task.test.test.evaluate(test_vectors, _blocks(on_step, "evaluate encoder"))
+    tuned = evaluate_tuned(
+        task.test.test, test_vectors, head, query_only=query_only, on_block=_blocks(on_step, "evaluate version")
+    )
     lost = forgetting(
         guard.reporting.evaluate(guard_vectors), evaluate_tuned(guard.reporting, guard_vectors, head, query_only=query_only)
     )
@@ -160,6 +174,10 @@ def _by_guard(plan: Plan, head: ServedHead, scales: Scales) -> Plan:
     allowed = [strength for strength, forgotten in lost.items() if forgotten <= scales.budget]
     told: list[dict[str, Any]] = [{"strength": s, "score": None, "forgetting": found} for s, found in {0.0: 0.0, **lost}.items()]
     return Plan(plan.way, max(allowed, default=STRENGTHS[0]), "", told, {}, [], planned=0, finished=0, seconds=0.0)
+
+
+def _blocks(on_step: OnStep | None, stage: str) -> OnBlock | None:
+    return None if on_step is None else lambda done, total: on_step(stage, done, total)
 
 
 def _stage(on_step: OnStep | None) -> Callable[[int, int], Callable[[int, int, float], None] | None]:

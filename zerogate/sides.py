@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from zerogate.evaluation import Evaluation, Test
+from zerogate.evaluation import Evaluation, OnBlock, Test
 from zerogate.folded import ServedHead
 from zerogate.scored_test import ScoredTest
 from zerogate.vectors import Vectors
@@ -16,7 +16,9 @@ def tuned_vectors(vectors: Vectors, head: ServedHead, *, query_only: bool) -> Ve
     return Vectors(head.vectors(vectors.queries), vectors.documents if untouched else head.vectors(vectors.documents))
 
 
-def evaluate_tuned(test: Test, base: Vectors, head: ServedHead, *, query_only: bool) -> Evaluation:
+def evaluate_tuned(
+    test: Test, base: Vectors, head: ServedHead, *, query_only: bool, on_block: OnBlock | None = None
+) -> Evaluation:
     """What the version earns on the test.
 
     A head of the queries only meets base vectors in a search. So scored pairs are then compared as head(first) with second:
@@ -25,5 +27,7 @@ def evaluate_tuned(test: Test, base: Vectors, head: ServedHead, *, query_only: b
     tuned = tuned_vectors(base, head, query_only=query_only)
     if query_only and isinstance(test, ScoredTest):
         pairs = test.pairs + np.asarray([0, len(base.queries)])
-        return replace(test, pairs=pairs).evaluate(Vectors(np.concatenate((tuned.queries, base.queries)), tuned.documents))
-    return test.evaluate(tuned)
+        return replace(test, pairs=pairs).evaluate(
+            Vectors(np.concatenate((tuned.queries, base.queries)), tuned.documents), on_block
+        )
+    return test.evaluate(tuned, on_block)

@@ -57,7 +57,8 @@ def tune_encoder(
     if folder.exists():
         raise FileExistsError(f"{folder} exists already")
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.random.fork_rng():  # the trainer seeds the process's generators
+    # The trainer seeds the process's generators.
+    with torch.random.fork_rng(devices=[torch.device(chosen)] if torch.device(chosen).type == "cuda" else []):
         torch.manual_seed(recipe.seed)
         model = load_model(files, head, chosen)
         unfreeze(model, recipe)
@@ -66,11 +67,12 @@ def tune_encoder(
         checkpoint = trainer.last_checkpoint()
         resumed = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    model.eval()
-    merge_adapters(model)
+    seconds = trainer.seconds
+    if recipe.mode == "lora":
+        merge_adapters(model)
     save_model(model, folder)
     trainer.remove_checkpoints()
-    return TunedEncoder(folder, trainer.seconds, trainer.epoch_losses(), trainer.state.max_steps, resumed)
+    return TunedEncoder(folder, seconds, trainer.epoch_losses(), trainer.state.max_steps, resumed)
 
 
 def export_encoder(files: EncoderFiles, head: FoldedHead, folder: Path) -> None:

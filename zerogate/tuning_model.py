@@ -113,13 +113,13 @@ def unfreeze(model: TuningModel, recipe: TuningRecipe) -> None:
 
     Raises ZerogateError where the encoder has fewer layers than `last_layers`.
     """
+    if recipe.mode == "full" and not recipe.last_layers:
+        return  # everything learns when it is loaded
     transformer = _transformer(model)
     layers = _layers(transformer)
     if recipe.last_layers > len(layers):
         raise ZerogateError(f"tuning.last_layers must be at most {len(layers)}, the encoder's, found {recipe.last_layers}")
     chosen = layers[-recipe.last_layers :] if recipe.last_layers else layers
-    if recipe.mode == "full" and not recipe.last_layers:
-        return  # everything learns when it is loaded
     transformer.requires_grad_(requires_grad=False)
     if recipe.mode == "full":
         for _, layer in chosen:

@@ -215,7 +215,8 @@ def _arguments(
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(work),
         num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size // 2 * 2,  # texts of a group come in twos
+        # Texts of a group come in twos.
+        per_device_train_batch_size=recipe.batch_size // 2 * 2 if kind == "groups" else recipe.batch_size,
         learning_rate=recipe.learning_rate,
         learning_rate_mapping={rf"^model\.{len(model) - 2}\.linear\.": recipe.head_learning_rate},
         weight_decay=recipe.weight_decay,

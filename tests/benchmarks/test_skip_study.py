@@ -34,7 +34,7 @@ from zerogate.evaluation import RetrievalTest
 from zerogate.fitting import fit
 from zerogate.folded import Block, FoldedHead, unit_rows
 from zerogate.guard import make_guard
-from zerogate.head_shapes import HeadShape
+from zerogate.head_shapes import Activation, HeadShape
 from zerogate.recipe import Recipe
 from zerogate.stacked import StackedHead
 from zerogate.task_parts import Rows
@@ -42,6 +42,7 @@ from zerogate.tasks import make_task
 from zerogate.vectors import Vectors
 
 DIM = 16
+_LINEAR_AND_RELU: tuple[Activation, ...] = ("none", "relu")
 PAGE = Path(__file__).parents[2] / "docs" / "skip-connections.md"
 TINY = Effort(
     seeds=range(2),
@@ -154,7 +155,7 @@ def test_curves_start_where_step_0_found_the_heads(found: dict[str, Any]) -> Non
 def test_raw_gradient_of_two_linear_blocks_is_its_closed_form() -> None:
     x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
     stack = Stack(8, 2, Wiring("residual", gate=0.5), "none", seed=2)
-    first, second = (layer.weight.detach() for layer in stack.layers)
+    first, second = (weight.detach() for weight in stack.layers.parameters())
     probe = torch.randn(6, 8, generator=torch.Generator().manual_seed(10_007)) / 8**0.5
 
     # y = (I + W2 / 2) (x + g * W1 x), so with v = (I + W2 / 2)^T u: d/dW1 = g v x^T and d/dg = v * W1 x.
@@ -167,7 +168,7 @@ def test_raw_gradient_of_two_linear_blocks_is_its_closed_form() -> None:
 
 
 @pytest.mark.parametrize("activation", ["none", "tanh", "relu"])
-def test_gradient_of_zero_gated_stack_does_not_depend_on_depth(activation: Any) -> None:
+def test_gradient_of_zero_gated_stack_does_not_depend_on_depth(activation: Activation) -> None:
     x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
     one, many = (depth.raw_gradient(Stack(8, n, WIRINGS["residual, gate 0"], activation, seed=2), x, seed=7) for n in (1, 32))
 
@@ -184,7 +185,7 @@ def test_gain_multiplies_the_raw_gradient_of_a_plain_stack_in_every_block() -> N
 def test_concat_stack_appends_gated_branches() -> None:
     x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
     stack = Stack(8, 2, Wiring("concat", gate=0.5), "relu", seed=2)
-    first, second = (layer.weight for layer in stack.layers)
+    first, second = stack.layers.parameters()
 
     once = torch.cat((x, 0.5 * torch.relu(x @ first.T)), dim=1)
     expected = torch.cat((once, 0.5 * torch.relu(once @ second.T)), dim=1)
@@ -210,15 +211,16 @@ def test_mean_cosine_is_that_of_all_different_pairs() -> None:
 
 
 def test_gradients_of_a_linear_stack_are_the_same_everywhere_and_those_of_relu_are_its_closed_form() -> None:
-    pair = tuple(torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(1)))
-    linear, relu = (Stack(8, 1, Wiring("plain"), activation, seed=2) for activation in ("none", "relu"))  # type: ignore[arg-type]
-    weight = relu.layers[0].weight.detach()
+    first, second = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(1))
+    pair = first, second
+    linear, relu = (Stack(8, 1, Wiring("plain"), activation, seed=2) for activation in _LINEAR_AND_RELU)
+    (weight,) = (one.detach() for one in relu.layers.parameters())
     probe = torch.randn(8, generator=torch.Generator().manual_seed(10_000))
     one, other = ((probe * (x @ weight.T > 0)) @ weight for x in pair)
 
-    assert depth.input_coherence(linear, pair) == pytest.approx(1, abs=1e-6)  # type: ignore[arg-type]
+    assert depth.input_coherence(linear, pair) == pytest.approx(1, abs=1e-6)
     expected = float(torch.nn.functional.cosine_similarity(one, other, dim=1).mean())
-    assert depth.input_coherence(relu, pair) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
+    assert depth.input_coherence(relu, pair) == pytest.approx(expected, abs=1e-5)
 
 
 def test_taking_a_block_out_leaves_the_product_of_the_others() -> None:

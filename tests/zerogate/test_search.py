@@ -345,6 +345,20 @@ def test_a_recipe_that_was_asked_for_is_kept_and_only_its_strength_chosen(asked:
     assert next(point for point in inside if point["strength"] == plan.strength)["score"] == max(one["score"] for one in inside)
 
 
+def test_the_epoch_where_a_fit_was_best_is_remembered_so_that_it_comes_out_again() -> None:
+    """Within so small a budget the later epochs, which forget more, are worth less."""
+    task, vectors = world(noisy(160, seed=1))
+    asked = Recipe(epochs=40, learning_rate=5e-2, skip_dropout=0.0, bias=True, blocks=2)
+
+    plan = searching(task, vectors, budget=0.05).weigh(asked)
+
+    (recipe,), (fold,) = plan.way.recipes, task.folds
+    assert 0 < recipe.stop_after < 40
+    head = search_module.fit(vectors, fold.part, recipe, near=choosing_texts(GUARD, GUARD_VECTORS)).head.fold()
+    curve = Scales(task, vectors, GUARD, GUARD_VECTORS, budget=0.05).curve([head], query_only=False)
+    assert plan.curve[1:] == [point.to_dict() for point in curve]
+
+
 def test_a_recipe_that_was_asked_for_and_diverges_says_so() -> None:
     task, vectors = world(noisy(120, seed=1))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import shutil
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -433,8 +434,13 @@ def test_a_loss_that_is_no_number_is_told(files: EncoderFiles, tmp_path: Path) -
 
 
 def test_it_is_quiet_and_leaves_the_process_as_it_was(
-    tuned: Callable[..., TunedEncoder], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tuned: Callable[..., TunedEncoder],
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", None)  # whoever looks something up fails
     state, threads, verbosity = torch.get_rng_state(), torch.get_num_threads(), logging.get_verbosity()
 
     tuned("full")
