@@ -36,7 +36,7 @@ def computer_facts(encoder: "Encoder") -> dict[str, Any]:
 def manifest_facts(
     inputs: Inputs, task: Task, guard: Guard, encoded: Encoded, learned: "Learned", judged: "Judged", encoder: "Encoder"
 ) -> dict[str, Any]:
-    """How the version came about. No time of day stands in it, so it says the same whenever it is made again."""
+    """How the version came about. No time of day stands in it; made again it says the same but for how long things took."""
     plan = learned.plan.to_dict()
     return {
         **computer_facts(encoder),

@@ -64,6 +64,7 @@ def tune(
         )
         encoder = _describe(inputs, made.path)
         weighed = _weigh(resources, encoder, task, guard, encoded, supervise)
+        resources.models.forget(encoder.fingerprint)  # its folder moves now
         key = f"encoders/{mine.job_id}/{mine.token}"
         resources.artifacts.store_folder(key, made.path)
     resources.artifacts.forget_work(mine.job_id)

@@ -18,7 +18,7 @@ from zerogate.losses.distillation import similarity_distillation
 from zerogate.objectives import Objective, batches, objective_for
 from zerogate.precision import best_dtype
 from zerogate.recipe import MIN_EXAMPLES, Recipe
-from zerogate.training import Examples, GroupExamples, PairExamples, ScoredExamples
+from zerogate.training import Examples, GroupExamples, PairExamples, ScoredExamples, named
 from zerogate.vectors import Vectors
 
 _KINDS: dict[type, Kind] = {PairExamples: "pairs", ScoredExamples: "scored", GroupExamples: "groups"}
@@ -72,7 +72,9 @@ def fit(
     with torch.inference_mode():
         identity_at_start = all(_gives_back(head, side) for side in (queries, documents))
     objective = objective_for(examples, queries, documents, head, recipe)
-    distil = _Distillation(head, [queries, documents, *([] if near is None else [_tensor(near, device)])], recipe)
+    # Only what is trained on: the vectors of held-out texts may be there as well.
+    trained = [side[torch.from_numpy(rows).to(device)] for side, rows in zip((queries, documents), named(examples), strict=True)]
+    distil = _Distillation(head, [*trained, *([] if near is None else [_tensor(near, device)])], recipe)
     losses: list[float] = []
     if any(True for _ in head.parameters()):
         losses.extend(_epochs(head, objective, distil, len(examples), recipe, on_step, on_epoch))

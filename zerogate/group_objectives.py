@@ -75,11 +75,13 @@ class Prototypes:
 
     def __init__(self, examples: GroupExamples, queries: Tensor, side: Side, recipe: Recipe) -> None:
         self.parameters: list[nn.Parameter] = []
-        self._labels = torch.from_numpy(examples.labels).to(queries.device)  # (k,)
+        labels = torch.from_numpy(examples.labels)  # (k,)
+        self._labels = labels.to(queries.device)
         self._base = queries[torch.from_numpy(examples.texts).to(queries.device)]  # (k, dim)
-        self._counts = torch.bincount(self._labels)[:, None].to(queries.dtype)  # (classes, 1)
-        sums = queries.new_zeros(len(self._counts), queries.shape[1])
-        self._sums = sums.index_add_(0, self._labels, self._base)  # (classes, dim)
+        counts = torch.bincount(labels)[:, None].to(queries.dtype)  # (classes, 1)
+        # On the CPU, once: on a GPU the order of an index_add, and so its last bits, are a matter of luck.
+        sums = torch.zeros(len(counts), queries.shape[1], dtype=queries.dtype).index_add_(0, labels, self._base.cpu())
+        self._counts, self._sums = counts.to(queries.device), sums.to(queries.device)  # (classes, 1), (classes, dim)
         self._side, self._temperature = side, recipe.temperature
 
     def order(self, draw: torch.Generator) -> Tensor:

@@ -44,3 +44,15 @@ class GroupExamples:
 
 
 Examples = PairExamples | ScoredExamples | GroupExamples
+
+
+def named(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The queries and the documents that the examples name, each index once, ascending."""
+    match examples:
+        case PairExamples(pairs, negatives):
+            documents = np.unique(np.concatenate((pairs[:, 1], negatives[negatives >= 0])))
+            return np.unique(pairs[:, 0]), documents
+        case ScoredExamples(pairs, _):
+            return np.unique(pairs), np.empty(0, dtype=np.int64)
+        case GroupExamples(texts, _):
+            return np.unique(texts), np.empty(0, dtype=np.int64)

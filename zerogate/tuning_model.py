@@ -58,7 +58,7 @@ class TuningModel(SentenceTransformer):
         names = [name for name, value in columns[0].items() if isinstance(value, Tensor)]
         joined = {name: self._joined([column[name] for column in columns]) for name in names}
         counts = [len(column["attention_mask"]) for column in columns]
-        return list(self._encode({**joined, **plain[0]}).split(counts))
+        return list(torch.split(self._encode({**joined, **plain[0]}), counts))
 
     def _joined(self, values: Sequence[Tensor]) -> Tensor:
         """Arrays (n, tokens) one below the other, with zeros on the padding's side; the attention mask's zeros hide them."""
@@ -101,7 +101,7 @@ def load_model(files: EncoderFiles, head: FoldedHead, device: torch.device | str
     if not isinstance(loaded[0], Transformer):
         raise ZerogateError(f"only transformers can be tuned; the encoder in {files.path} starts with {type(loaded[0]).__name__}")
     loaded.max_seq_length = files.max_length
-    others = {name: text for name, text in loaded.prompts.items() if name not in _ROLE_PROMPTS}
+    others: dict[str, str] = {name: text or "" for name, text in loaded.prompts.items() if name not in _ROLE_PROMPTS}
     roles = {role: files.prompts.get(role, "") for role in ("query", "document")}
     first = [] if isinstance(loaded[-1], Normalize) else [Normalize()]
     modules = [*loaded, *first, _dense(head), Normalize()]
@@ -151,7 +151,8 @@ def save_model(model: TuningModel, folder: Path) -> None:
     if backend is not None:  # else the file tells how the last batch was cut and padded
         backend.no_truncation()
         backend.no_padding()
-    plain = SentenceTransformer(modules=list(model), prompts=model.prompts, device=str(model.device))
+    prompts = {name: text or "" for name, text in model.prompts.items()}
+    plain = SentenceTransformer(modules=list(model), prompts=prompts, device=str(model.device))
     plain.save(str(unfinished), create_model_card=False)
     unfinished.rename(folder)
 
@@ -173,7 +174,11 @@ def _add_adapters(transformer: nn.Module, layers: Sequence[tuple[str, nn.Module]
         f"{layer}.{name}" for layer, module in layers for name, part in module.named_modules() if isinstance(part, nn.Linear)
     ]
     config = LoraConfig(
-        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, lora_dropout=recipe.lora_dropout, target_modules=linear, bias="none"
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank: any number does
+        lora_dropout=recipe.lora_dropout,
+        target_modules=linear,
+        bias="none",
     )
     LoraModel(transformer, config, "default")  # puts the adapters into the transformer itself
 
@@ -187,7 +192,7 @@ def _transformer(model: TuningModel) -> nn.Module:
 
 def _layers(transformer: nn.Module) -> list[tuple[str, nn.Module]]:
     """The transformer's layers and their names, in order: the first list of as many modules as the configuration declares."""
-    wanted = transformer.config.num_hidden_layers
+    wanted = getattr(transformer.config, "num_hidden_layers", None)
     for name, module in transformer.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             return [(f"{name}.{number}", layer) for number, layer in enumerate(module)]

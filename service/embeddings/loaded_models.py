@@ -112,6 +112,11 @@ class LoadedModels:
             return np.pad(base, ((0, 0), (0, version.dim - base.shape[1])))
         return self.head(version, dial).vectors(base)
 
+    def forget(self, fingerprint: str) -> None:
+        """Let go of an encoder, whose files are about to move; whoever needs it next loads it again."""
+        with self._loading:
+            self._encoders.pop(fingerprint, None)
+
     def close(self) -> None:
         """Forget everything and close the cache."""
         self._encoders.clear()

@@ -61,6 +61,12 @@ def check_training(
     said = f"what is trained on kind {found.kind} is judged by"
     judged_by = None if evaluation is None else _of_kind(session, project_id, evaluation, allowed, said, param="evaluation")
     guarded_by = None if guard is None else _of_kind(session, project_id, guard, TRAINABLE, "a guard is", param="guard")
+    if guarded_by is not None and guarded_by.id in (found.id, None if judged_by is None else judged_by.id):
+        raise InvalidRequest(
+            "the guard is the dataset that is trained on or judged by; it must hold other texts, whose meaning should not change",
+            code="guard_not_apart",
+            param="guard",
+        )
     chosen = None if recipe is None else _recipe(recipe, found.kind)
     request = TrainingRequest(
         evaluation_id=None if judged_by is None else judged_by.id,

@@ -103,7 +103,7 @@ ALIKE = Texts(COUNT, seed=1, spread=0.3, noise=1.5)
 def guard_of(texts: Texts) -> tuple[Guard, Vectors]:
     guard = make_guard("scored", [{"sentence1": f"q{n}", "sentence2": f"d{n + 40}", "score": n / 80} for n in range(80)])
     vectors = texts.vectors(guard)
-    halves = []
+    halves: list[ScoredTest] = []
     for test in (guard.choosing, guard.reporting):
         assert isinstance(test, ScoredTest)
         # What the encoder says is right, but for some noise: whatever moves much costs something.
@@ -119,10 +119,10 @@ NEAR = choosing_texts(GUARD, GUARD_VECTORS)
 
 @pytest.fixture(autouse=True)
 def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first three recipes of the library's list, in large steps."""
+    """The first two recipes of the library's list, in large steps."""
 
     def fewer(kind: Kind, examples: int, *, seed: int) -> list[Recipe]:
-        found = trial_recipes(kind, examples, seed=seed)[:3]
+        found = trial_recipes(kind, examples, seed=seed)[:2]
         return [replace(recipe, epochs=20, learning_rate=3e-2, stay_near_base=1.0) for recipe in found]
 
     monkeypatch.setattr(search, "trial_recipes", fewer)
@@ -197,7 +197,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another_head() -> None:
     task = make_task(rows_of("pairs"))
     vectors = TEXTS.vectors(task)
 
-    first, second, other = (learned(task, vectors, seed=seed) for seed in (1, 1, 2))
+    first, second = (learned(task, vectors, seed=1) for _ in range(2))
+    other = learned(task, vectors, recipe=replace(first.plan.way.recipes[0], seed=99))
 
     assert digest(first.head) == digest(second.head)
     assert first.plan.way == second.plan.way
@@ -234,17 +235,12 @@ def with_other_answers(test: Any) -> Any:
             return replace(test, scores=test.scores[::-1].copy())
 
 
-NEAR_BASE_SEES_ALL = pytest.mark.xfail(
-    strict=True, reason="the stay-near-base term takes the test's queries along (fitting._Distillation)"
-)
-
-
 @pytest.mark.parametrize(
     "recipe",
     [
         Recipe(epochs=4),
         Recipe(epochs=4, merge="concat", hard_negatives=2),
-        pytest.param(Recipe(epochs=4, stay_near_base=50.0), marks=NEAR_BASE_SEES_ALL),
+        Recipe(epochs=4, stay_near_base=50.0),
     ],
 )
 def test_the_vectors_of_the_tested_queries_change_nothing_that_is_learned(recipe: Recipe) -> None:
@@ -438,7 +434,7 @@ def test_scored_pairs_have_no_formula() -> None:
 
     for name in ("procrustes", "ridge"):
         with pytest.raises(ZerogateError, match=f"'{name}' needs pairs or groups, found scored pairs"):
-            make(Way(name, pull=1.0), TEXTS.vectors(task), task.train, near=NEAR)  # type: ignore[arg-type]
+            make(Way(name, pull=1.0), TEXTS.vectors(task), task.train, near=NEAR)
 
 
 def test_too_few_examples_are_told_before_anything_else() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zerogate.errors import ZerogateError
 from zerogate.folded import unit_rows
+from zerogate.group_objectives import grouped_order
 from zerogate.head_shapes import HeadShape
 from zerogate.heads import Head, SkipHead, make_head
 from zerogate.losses.contrastive import contrastive, multi_positive_contrastive, online_contrastive
@@ -20,12 +21,13 @@ from zerogate.losses.groups import circle, supervised_contrastive
 from zerogate.losses.margin_softmax import MarginSoftmax
 from zerogate.losses.scored import cosent, cosine_regression
 from zerogate.losses.triplet import batch_hard, semi_hard_triplets, triplet
-from zerogate.objectives import Objective, batches, grouped_order, objective_for
+from zerogate.objectives import Objective, batches, objective_for
 from zerogate.recipe import Recipe
 from zerogate.training import Examples, GroupExamples, PairExamples, ScoredExamples
 
 DIM = 16
 Rows = NDArray[np.float32]
+Indices = NDArray[np.int64]
 
 
 def unit(count: int, *, seed: int) -> Rows:
@@ -63,11 +65,11 @@ def objective(found: Examples, recipe: Recipe, head: Head) -> Objective:
     return objective_for(found, torch.from_numpy(QUERIES), torch.from_numpy(DOCUMENTS), head, recipe.for_kind(kind))  # type: ignore[arg-type]
 
 
-def value(found: Examples, recipe: Recipe, head: Head, rows: Rows = BATCH) -> float:
+def value(found: Examples, recipe: Recipe, head: Head, rows: Indices = BATCH) -> float:
     return float(objective(found, recipe, head)(torch.from_numpy(rows)).detach())
 
 
-def sides(head: Head, pairs: Rows, *, query_only: bool = False) -> tuple[Tensor, Tensor]:
+def sides(head: Head, pairs: Indices, *, query_only: bool = False) -> tuple[Tensor, Tensor]:
     """The version's vectors of a batch of pairs, by the head's numpy twin."""
     twin = head.served()
     documents = DOCUMENTS if query_only else twin.vectors(DOCUMENTS)
@@ -78,13 +80,13 @@ def belongs(query: int, document: int) -> bool:
     return [query, document] in PAIRS.tolist()
 
 
-def elsewhere(pairs: Rows) -> Tensor:
+def elsewhere(pairs: Indices) -> Tensor:
     """Where row i's query belongs to row j's document, whatever row says so."""
     rows = pairs.tolist()
     return torch.tensor([[i != j and belongs(one[0], other[1]) for j, other in enumerate(rows)] for i, one in enumerate(rows)])
 
 
-def own_negatives(head: Head, rows: Rows, *, query_only: bool) -> tuple[Tensor, Tensor]:
+def own_negatives(head: Head, rows: Indices, *, query_only: bool) -> tuple[Tensor, Tensor]:
     vectors = DOCUMENTS if query_only else head.served().vectors(DOCUMENTS)
     present = NEGATIVES[rows] >= 0
     found = np.full((*present.shape, DIM), 0.25, dtype=np.float32)  # what stands for a missing one must not count
@@ -235,8 +237,9 @@ def test_prototypical_compares_with_the_means_of_all_texts_of_each_label_without
     head, rows = trained_head(), np.asarray([0, 4, 5, 24, 25, 11, 14, 23])
     base, twin = QUERIES.astype(np.float64), head.served()
 
-    def prototype(texts: Rows) -> Rows:
-        return twin.vectors(base[texts].mean(axis=0, keepdims=True).astype(np.float32))[0]
+    def prototype(texts: Indices) -> Rows:
+        found: Rows = twin.vectors(base[texts].mean(axis=0, keepdims=True).astype(np.float32))[0]
+        return found
 
     logits = []
     for row in rows:
@@ -272,7 +275,8 @@ def test_dropout_never_reaches_a_prototype() -> None:
     assert found == pytest.approx(-np.log(shares[rows, GROUPS.labels[rows]]).mean(), rel=1e-5)
 
 
-ALL = [(examples(given_negatives=True), loss) for loss in ("contrastive", "multi_positive", "triplet", "online_contrastive")]
+RETRIEVAL_LOSSES = ("contrastive", "multi_positive", "triplet", "online_contrastive")
+ALL: list[tuple[Examples, str]] = [(examples(given_negatives=True), loss) for loss in RETRIEVAL_LOSSES]
 ALL += [(SCORED, "cosent"), (SCORED, "cosine"), *((GROUPS, loss) for loss in (*GROUP_LOSSES, "prototypical"))]
 
 
@@ -296,7 +300,7 @@ def test_gradients_reach_every_weight_of_the_head_and_of_the_loss_and_no_vector(
     assert documents.numpy().tobytes() == DOCUMENTS.tobytes()
 
 
-@pytest.mark.parametrize("loss", ["contrastive", "multi_positive", "triplet", "online_contrastive"])
+@pytest.mark.parametrize("loss", RETRIEVAL_LOSSES)
 def test_with_query_only_no_gradient_comes_from_a_document(loss: str) -> None:
     """A head that sees no document: its forward is asked for queries alone."""
     head = trained_head()

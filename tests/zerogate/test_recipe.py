@@ -77,7 +77,7 @@ def test_every_recipe_within_the_ranges_survives_json(values: dict[str, Any]) ->
 
     assert again == recipe
     assert values.items() <= recipe.to_dict().items()
-    assert recipe.shape == HeadShape(**{name: recipe.to_dict()[name] for name in shape_names()}, kind=recipe.head)
+    assert recipe.shape == HeadShape.from_dict({name: recipe.to_dict()[name] for name in shape_names()} | {"kind": recipe.head})
 
 
 def shape_names() -> list[str]:

@@ -13,15 +13,16 @@ from zerogate import search as search_module
 from zerogate.errors import TrainingDiverged
 from zerogate.evaluation import MeanEvaluation, RetrievalTest
 from zerogate.examples import Kind
+from zerogate.fitting import fit
 from zerogate.folded import FoldedHead, ServedHead, unit_rows
 from zerogate.guard import Guard, make_guard
 from zerogate.learning import make
-from zerogate.plan import Plan
+from zerogate.plan import Plan, Way
 from zerogate.recipe import Recipe
 from zerogate.scored_test import ScoredTest
 from zerogate.search import Search
 from zerogate.sides import evaluate_tuned
-from zerogate.strength import Scales, choosing_texts
+from zerogate.strength import Point, Scales, choosing_texts
 from zerogate.task_parts import Rows
 from zerogate.tasks import Task, make_task
 from zerogate.trials import trial_recipes
@@ -141,7 +142,7 @@ def test_the_whole_search_finds_a_map_that_helps_texts_that_it_has_not_seen() ->
     assert {"identity", "procrustes", "ridge", "linear", "head", "mean"} == plan.candidates.keys()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 def test_of_meaningless_pairs_the_encoder_is_kept(seed: int, trials: TrialList) -> None:
     task, vectors = world(noisy(240, seed=seed), shuffled=seed)
     trials(SHORT)
@@ -179,8 +180,8 @@ def test_of_baselines_that_are_as_good_the_simpler_one_is_kept(trials: TrialList
 
 
 def candidate(name: str, items: list[float], forgetting: float = 0.0) -> Any:
-    point = search_module.Point(1.0, MeanEvaluation("x", {"x": np.asarray(items)}), forgetting)
-    return search_module._Candidate(search_module.Way(name), [], point)  # type: ignore[arg-type]
+    point = Point(1.0, MeanEvaluation("x", {"x": np.asarray(items)}), forgetting)
+    return search_module._Candidate(Way(name), [], point)  # type: ignore[arg-type]
 
 
 def chosen(*found: Any) -> str:
@@ -202,8 +203,8 @@ def test_equals_are_decided_for_the_simpler_one() -> None:
     assert chosen(candidate("identity", HALF), candidate("ridge", raised(0.1, 0)), candidate("head", raised(0.1, 0))) == "ridge"
 
 
-@pytest.mark.parametrize(("gain", "winner"), [(0.15, "identity"), (0.25, "head")])
-def test_the_encoder_has_to_be_beaten_by_two_standard_errors(gain: float, winner: str) -> None:
+@pytest.mark.parametrize(("gain", "winner"), [(0.2, "identity"), (0.3, "head")])
+def test_the_encoder_has_to_be_beaten_by_two_and_a_half_standard_errors(gain: float, winner: str) -> None:
     # The gains have a standard deviation of 1 over 100 items: a standard error of 0.1.
     assert chosen(candidate("identity", HALF), candidate("head", raised(gain, 1.0))) == winner
 
@@ -354,7 +355,7 @@ def test_the_epoch_where_a_fit_was_best_is_remembered_so_that_it_comes_out_again
 
     (recipe,), (fold,) = plan.way.recipes, task.folds
     assert 0 < recipe.stop_after < 40
-    head = search_module.fit(vectors, fold.part, recipe, near=choosing_texts(GUARD, GUARD_VECTORS)).head.fold()
+    head = fit(vectors, fold.part, recipe, near=choosing_texts(GUARD, GUARD_VECTORS)).head.fold()
     curve = Scales(task, vectors, GUARD, GUARD_VECTORS, budget=0.05).curve([head], query_only=False)
     assert plan.curve[1:] == [point.to_dict() for point in curve]
 
@@ -387,7 +388,7 @@ def test_an_average_is_weighed_as_the_mean_of_the_folded_heads_of_each_fold(tria
     near = choosing_texts(GUARD, GUARD_VECTORS)
 
     best = [trial.recipe for trial in plan.trials if trial.share == 1.0]
-    heads = [search_module.fit(vectors, fold.part, recipe, near=near).head.fold() for recipe in best]
+    heads = [fit(vectors, fold.part, recipe, near=near).head.fold() for recipe in best]
     scales = Scales(task, vectors, GUARD, GUARD_VECTORS, budget=1.0)
     curve = scales.curve([FoldedHead.mean(heads)], query_only=False)
 

@@ -25,7 +25,7 @@ def unit(count: int, *, seed: int) -> Rows:
 def head(seed: int = 1) -> FoldedHead:
     draw = np.random.default_rng(seed)
     matrix = np.eye(DIM) + 0.5 * draw.normal(size=(DIM, DIM))
-    return FoldedHead(matrix.astype(np.float32), draw.normal(size=DIM).astype(np.float32) / 5)
+    return FoldedHead(matrix.astype(np.float32), (draw.normal(size=DIM) / 5).astype(np.float32))
 
 
 def by_hand(x: Rows) -> Rows:

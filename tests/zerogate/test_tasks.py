@@ -386,7 +386,8 @@ def test_labels_that_one_fold_holds_alone_are_no_reason_to_refuse_the_data() -> 
 
 def labels_in(examples: Examples) -> list[int]:
     assert isinstance(examples, GroupExamples)
-    return examples.labels.tolist()
+    labels: list[int] = examples.labels.tolist()
+    return labels
 
 
 # Evaluation datasets
@@ -488,7 +489,7 @@ def test_an_id_without_a_document_is_refused_wherever_it_stands() -> None:
     documents = {str(n): f"document {n}" for n in range(20)}
 
     for split in ("train", "validation", "test"):
-        wrong = [*rows, {"query": "wrong", "documents": ["3", "nowhere"], "split": split}]
+        wrong: list[Row] = [*rows, {"query": "wrong", "documents": ["3", "nowhere"], "split": split}]
         with pytest.raises(UnknownDocument, match=r"'wrong' names the document 'nowhere'"):
             make_task(Rows("queries", wrong, documents), None)
     with pytest.raises(UnknownDocument, match=r"'theirs' names the document 'nowhere'"):
