@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -86,7 +86,8 @@ def learn(
     else:
         plan = _without_search(task, recipe, seed)
     made = make(plan.way, vectors, task.train, near=near, device=device, on_step=on_step)
-    plan = _within_budget(plan, made.head, scales) if task.folds else _by_guard(plan, made.head, scales)
+    if not task.folds:
+        plan = _by_guard(plan, made.head, scales)
     return Learned(plan, made.head, made.losses, made.seconds, made.identity_at_start)
 
 
@@ -165,13 +166,6 @@ def _without_search(task: Task, recipe: Recipe | None, seed: int) -> Plan:
     chosen = recipe.for_kind(task.kind) if recipe else default_recipe(task.kind, len(task.train), seed=seed)
     way = Way("head", (chosen,), query_only=chosen.query_only)
     return Plan(way, 1.0, "", [], {}, [], planned=0, finished=0, seconds=0.0)
-
-
-def _within_budget(plan: Plan, head: ServedHead, scales: Scales) -> Plan:
-    """The plan with its strength turned down until the head that was made of everything keeps the budget too."""
-    weaker = sorted((strength for strength in STRENGTHS if strength <= plan.strength), reverse=True)
-    kept = (s for s in weaker if scales.forgetting(head.at_strength(s), query_only=plan.way.query_only) <= scales.budget)
-    return replace(plan, strength=next(kept, 0.0))
 
 
 def _by_guard(plan: Plan, head: ServedHead, scales: Scales) -> Plan:

@@ -96,7 +96,7 @@ def load_model(files: EncoderFiles, head: FoldedHead, device: torch.device | str
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it would draw over our own
     options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
     if torch.device(device).type == "cpu":
-        options["attn_implementation"] = "eager"  # the fused one takes 2.6 x as long to train here, at 20 tokens a text
+        options["attn_implementation"] = "eager"  # the fused one takes more than twice as long to train, at 20 tokens a text
     loaded = SentenceTransformer(str(files.path), device=str(device), local_files_only=True, model_kwargs=options)
     if not isinstance(loaded[0], Transformer):
         raise ZerogateError(f"only transformers can be tuned; the encoder in {files.path} starts with {type(loaded[0]).__name__}")

@@ -13,7 +13,7 @@ from zerogate.recipe import MIN_EXAMPLES
 TuningMode = Literal["full", "lora"]
 TuningKind = Literal["pairs", "triplets", "scored", "groups"]
 
-# Measured on nl2bash and banking77 (docs/experiments.md). An adapter starts from nothing and is small: it wants larger steps.
+# An adapter starts from nothing and is small: it wants larger steps (nl2bash, 2,000 pairs: MRR 0.684 with 1e-3, 0.689 in full).
 _LEARNING_RATES: Final[Mapping[TuningMode, float]] = {"full": 5e-5, "lora": 1e-3}
 _COLUMNS: Final[Mapping[TuningKind, tuple[str, ...]]] = {
     "pairs": ("anchor", "positive"),
@@ -34,7 +34,7 @@ class TuningRecipe:
     mode: TuningMode = field(default="full", metadata={"range": "full or lora"})
     epochs: int = field(default=3, metadata={"range": "1 to 1,000"})
     learning_rate: float = field(default=0.0, metadata={"range": "above 0 and at most 0.1, or 0 for what is usual for the mode"})
-    head_learning_rate: float = field(default=1e-3, metadata={"range": "0 to 0.1"})
+    head_learning_rate: float = field(default=2e-4, metadata={"range": "0 to 0.1"})
     batch_size: int = field(default=64, metadata={"range": "4 to 65,536"})
     temperature: float = field(default=0.05, metadata={"range": "above 0 and at most 1"})
     last_layers: int = field(default=0, metadata={"range": "0 (all of them) to 1,000"})

@@ -32,7 +32,7 @@ from zerogate.tuning_recipe import TuningExamples, TuningKind, TuningRecipe
 
 OnStep = Callable[[int, int, float], None]
 
-# Writing 270 MB (all-MiniLM-L6-v2) takes half a second; a larger encoder's checkpoints may take a tenth of the time, not more.
+# A checkpoint of the whole all-MiniLM-L6-v2 has 270 MB. A larger encoder's may take a tenth of the time, not more.
 _CHECKPOINT_SECONDS: Final = 45.0
 _WRITING_SHARE: Final = 0.1
 

@@ -144,7 +144,8 @@ def test_the_default_budget_is_that_of_the_library(service: Client) -> None:
 
 @pytest.mark.parametrize("kind", list(METRICS))
 def test_a_guard_may_be_of_any_kind_but_documents(service: Client, kind: str) -> None:
-    result = train(service, f"guarded-{kind}", "groups", guard=kind, recipe={"epochs": 3})["result"]
+    trained_on = "pairs" if kind == "groups" else "groups"
+    result = train(service, f"guarded-{kind}", trained_on, guard=kind, recipe={"epochs": 3})["result"]
 
     expected = {"groups": "accuracy@centroid", "scored": "spearman"}.get(kind, "ndcg@10")
     assert result["forgetting"]["score"] == expected
@@ -172,6 +173,7 @@ def test_a_dataset_that_guards_is_hidden_when_it_is_deleted_and_not_destroyed(se
 REFUSED: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "documents as dataset": ({"dataset": "answers"}, "dataset", ("documents", "scored or groups or queries")),
     "documents as guard": ({"guard": "answers"}, "guard", ("documents", "groups")),
+    "guard that is the dataset": ({"dataset": "pairs", "guard": "pairs"}, "guard", ("trained on", "other texts")),
     "unknown guard": ({"guard": "nobody"}, "guard", ("nobody",)),
     "groups cannot judge pairs": ({"evaluation": "groups"}, "evaluation", ("kind groups", "scored or queries")),
     "pairs cannot judge groups": ({"dataset": "groups", "evaluation": "pairs"}, "evaluation", ("kind pairs", "scored or groups")),
