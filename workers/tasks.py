@@ -13,7 +13,7 @@ from service.errors import ServiceError, Unavailable
 from service.jobs.lifecycle import Claim, LeaseLost, claim, error_of, fail, put_back, release
 from service.queue import TASK_NAME
 from service.resources import Resources
-from service.tables import JobKind
+from service.tables import TERMINAL_STATES, Job, JobKind
 from workers.publish import run_publish
 from workers.supervision import Stopped, Supervision
 from workers.train import run_training
@@ -52,6 +52,10 @@ def run_job(resources: Resources, job_id: str, stopping: threading.Event) -> Non
         _run_claimed(resources, mine, stopping)
     except LeaseLost:
         log.info("job.lost", job_id=job_id)
+        with resources.database.read() as session:
+            has_ended = session.get_one(Job, job_id).state in TERMINAL_STATES
+        if has_ended:  # cancelled; otherwise another worker goes on with what is there
+            resources.artifacts.forget_work(job_id)
 
 
 def _run_claimed(resources: Resources, mine: Claim, stopping: threading.Event) -> None:
@@ -78,4 +82,5 @@ def _run_claimed(resources: Resources, mine: Claim, stopping: threading.Event) -
         return
     with resources.database.write() as session:
         fail(session, mine, **told)
+    resources.artifacts.forget_work(mine.job_id)
     log.info("job.failed", job_id=mine.job_id, code=told["code"])

@@ -11,7 +11,7 @@ from service.resources import Resources
 from workers.supervision import Supervision
 from workers.train_inputs import Encoded, Inputs, encode, read_guard, read_inputs, read_task
 from workers.train_report import manifest_facts, result_of, scores_of, sentence_of, verdict_of
-from workers.tune import tune
+from workers.tune import tune, tuning_examples
 from zerogate.folded import FoldedHead
 from zerogate.guard import Guard
 from zerogate.head_files import DumpedHead
@@ -37,6 +37,8 @@ def run_training(resources: Resources, mine: Claim, supervise: Supervision) -> N
     inputs = read_inputs(resources.database, mine.job_id)
     supervise("read the dataset", 0, 1)
     task, guard = read_task(resources.artifacts, inputs), read_guard(resources.artifacts, inputs)
+    if inputs.tuning is not None:
+        tuning_examples(task)  # raises for what cannot be tuned to: now, and not after everything else
     supervise("load the encoder", 0, 1)
     encoded = encode(resources.models.encoder(inputs.encoder), task, guard, supervise)
     _tell(resources, mine, f"encoded {encoded.texts} texts ({encoded.encoded} of them anew) in {encoded.seconds:.1f} s")

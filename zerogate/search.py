@@ -45,6 +45,7 @@ class _Candidate:
 
     way: Way
     heads: list[ServedHead]
+    curve: list[Point]
     point: Point
 
 
@@ -74,7 +75,7 @@ class Search:
         started = time.perf_counter()
         recipes = trial_recipes(self._task.kind, len(self._task.train), seed=self._seed)
         tried = self._halve(recipes, started)
-        candidates = [_Candidate(Way("identity"), self._identities(), self._scales.base()), *self._closed_forms()]
+        candidates = [_Candidate(Way("identity"), self._identities(), [], self._scales.base()), *self._closed_forms()]
         if tried:
             # The plain layer comes last: it is no simpler than a head, and usually forgets more for the same score.
             candidates += [*self._averages(tried), *self._plain_linear(tried[0].way.recipes[0])]
@@ -87,16 +88,15 @@ class Search:
         found = self._try(0, recipe.for_kind(self._task.kind), 1.0)
         if found is None:
             raise TrainingDiverged(0, float("nan"))
-        return self._plan(found, [found], planned=1, started=started)
+        whole = self._candidate(found.way, found.heads)
+        return self._plan(whole, [whole], planned=1, started=started)
 
     def _plan(self, best: _Candidate, candidates: Sequence[_Candidate], *, planned: int, started: float) -> Plan:
-        curve = self._scales.curve(best.heads, query_only=best.way.query_only)
-        point = best.point if best.way.name == "identity" else self._scales.best(curve)
         return Plan(
             way=best.way,
-            strength=point.strength,
-            metric=point.found.primary,
-            curve=[self._scales.base().to_dict(), *(point.to_dict() for point in curve)],
+            strength=best.point.strength,
+            metric=best.point.found.primary,
+            curve=[self._scales.base().to_dict(), *(point.to_dict() for point in best.curve)],
             candidates={one.way.name: one.point.to_dict() for one in candidates},
             trials=self._trials,
             planned=planned,
@@ -178,7 +178,7 @@ class Search:
 
     def _candidate(self, way: Way, heads: list[ServedHead], strengths: Sequence[float] = STRENGTHS) -> _Candidate:
         curve = self._scales.curve(heads, query_only=way.query_only, strengths=strengths)
-        return _Candidate(way, heads, self._scales.best(curve))
+        return _Candidate(way, heads, curve, self._scales.best(curve))
 
     def _identities(self) -> list[ServedHead]:
         return [FoldedHead.identity(self._vectors.queries.shape[1]) for _ in self._task.folds]

@@ -37,7 +37,6 @@ class Scales:
     def __init__(self, task: Task, vectors: Vectors, guard: Guard, guard_vectors: Vectors, *, budget: float) -> None:
         """vectors, guard_vectors: base vectors of the task's and the guard's texts. budget: the forgetting that is allowed."""
         self.budget = budget
-        self.metric = ""
         self._folds = [(fold.validation.test, fold.validation.of(vectors)) for fold in task.folds]
         self._guard = guard
         self._guard_vectors = guard_vectors

@@ -9,7 +9,7 @@ from service.collections.operations import submit_publish
 from service.embeddings.loaded_models import STORED, EncoderFacts, VersionFacts
 from service.encoders.operations import add_tuned_encoder
 from service.jobs.lifecycle import Claim, add_event, succeed
-from service.models.operations import add_model, add_version, free_name, passes_promotion_check, promote, told_by_check
+from service.models.operations import add_model, add_version, free_names, passes_promotion_check, promote, told_by_check
 from service.models.queries import get_version, version_facts
 from service.queue import JobQueue
 from service.tables import Collection, EncoderRow, Job, Model, Version
@@ -102,11 +102,11 @@ def finish_training(session: Session, queue: JobQueue, mine: Claim, trained: Tra
 
 def _add_tuned(session: Session, model: Model, version: Version, tuned: TunedEncoderFacts) -> dict[str, Any]:
     """The tuned encoder's row, and a new model over it whose version 0 it is; gives their part of the job's result."""
-    name = free_name(session, model.project_id, f"{model.name}-{version.number}-{tuned.mode}")
+    name, encoder_name = free_names(session, model.project_id, f"{model.name}-{version.number}-{tuned.mode}")
     encoder = add_tuned_encoder(
         session,
         model.project_id,
-        f"{name}-encoder",
+        encoder_name,
         tuned.encoder,
         source=f"{STORED}{tuned.artifact_key}",
         parent_version_id=version.id,

@@ -40,13 +40,14 @@ def get_or_create_model(session: Session, project_id: str, name: str, *, encoder
     return model
 
 
-def free_name(session: Session, project_id: str, wanted: str) -> str:
-    """The name, with a number behind it where a model or encoder has it already."""
+def free_names(session: Session, project_id: str, wanted: str) -> tuple[str, str]:
+    """Names for a tuned model and its encoder, with a number behind the model's where a model or encoder has one of them."""
     numbers = itertools.count(2)
-    name = wanted
-    while find_model(session, project_id, name) or find_encoder(session, project_id, name):
-        name = f"{wanted}-{next(numbers)}"
-    return name
+    names = wanted, f"{wanted}-encoder"
+    while any(find_model(session, project_id, name) or find_encoder(session, project_id, name) for name in names):
+        numbered = f"{wanted}-{next(numbers)}"
+        names = numbered, f"{numbered}-encoder"
+    return names
 
 
 def add_model(

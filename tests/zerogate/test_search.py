@@ -181,7 +181,7 @@ def test_of_baselines_that_are_as_good_the_simpler_one_is_kept(trials: TrialList
 
 def candidate(name: str, items: list[float], forgetting: float = 0.0) -> Any:
     point = Point(1.0, MeanEvaluation("x", {"x": np.asarray(items)}), forgetting)
-    return search_module._Candidate(Way(name), [], point)  # type: ignore[arg-type]
+    return search_module._Candidate(Way(name), [], [], point)  # type: ignore[arg-type]
 
 
 def chosen(*found: Any) -> str:
