@@ -4,37 +4,24 @@ import fcntl
 import threading
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import structlog
-from celery.concurrency.thread import TaskPool
-from celery.worker import WorkController
 from fastapi import FastAPI
 
+from cli.celery_workers import celery_workers
+from cli.encoders import register_encoders, start_loading
 from cli.migrate import migrate
-from service.collections.operations import delete_collection
-from service.collections.queries import unfinished_deletions
-from service.datasets.queries import artifact_keys as dataset_files
-from service.embeddings.loaded_models import EncoderFacts
-from service.encoders.operations import describe, ensure_project, register_encoder
-from service.encoders.queries import facts_of, stored_keys
 from service.errors import Conflict
-from service.jobs.lifecycle import claimable_jobs, take_over
+from service.jobs.lifecycle import take_over
+from service.jobs.queueing import wake_waiting
 from service.main import create_app
-from service.models.queries import artifact_keys as version_files
 from service.queue import QUEUES, CeleryQueue, make_celery
-from service.resources import DEFAULT_PROJECT, Resources, open_resources
+from service.resources import Resources, open_resources
 from service.settings import Settings
-from workers.sweep import sweep, sweep_until
-from workers.tasks import register_tasks
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-_STOP_SECONDS = 20.0
+from workers.sweep import finish, sweep_until
+from workers.tasks import run_here
 
 
 @dataclass(frozen=True)
@@ -60,80 +47,20 @@ def embedded_service(settings: Settings) -> Iterator[EmbeddedService]:
         resources = open_resources(settings, queue)
         stack.callback(resources.close)
         migrate(resources.database.engine)
-        encoders = _register_encoders(resources)
-        stack.enter_context(_workers(resources, queue, stopping))
+        encoders = register_encoders(resources)
         _go_on(resources)
-        threading.Thread(target=sweep_until, args=[stopping, resources.database, resources.queue], daemon=True).start()
-        # The first import and load takes some seconds: better now than in the first request. `encoder` waits for it.
-        threading.Thread(target=resources.models.encoder, args=[encoders[0]], daemon=True).start()
+        stack.enter_context(celery_workers(resources, queue, stopping, dict.fromkeys(sorted(set(QUEUES.values())), run_here)))
+        threading.Thread(target=sweep_until, args=[stopping, resources], daemon=True).start()
+        start_loading(resources, encoders[0])
         yield EmbeddedService(create_app(resources, stopping=stopping), resources, stopping)
-
-
-def _register_encoders(resources: Resources) -> list[EncoderFacts]:
-    found = [(spec, describe(spec)) for spec in resources.settings.encoders]  # reads 90 MB each: not inside a transaction
-    with resources.database.write() as session:
-        ensure_project(session, DEFAULT_PROJECT)
-        return [facts_of(register_encoder(session, DEFAULT_PROJECT, spec, files)) for spec, files in found]
 
 
 def _go_on(resources: Resources) -> None:
     """Take up what the last process left. This one is alone on the folder, so whatever is `running` or half-made is its own."""
     with resources.database.write() as session:
         take_over(session)
-        known = dataset_files(session) | version_files(session) | stored_keys(session)
-        working = [job_id for job_id, _ in claimable_jobs(session)]
-        deleting = unfinished_deletions(session)
-    orphans = resources.artifacts.tidy(known, working=working)
-    if orphans:
-        log.warning("artifacts.tidied", keys=orphans)
-    for collection_id in deleting:
-        delete_collection(resources.database, resources.vectors, collection_id)
-    sweep(resources.database, resources.queue)
-
-
-@contextmanager
-def _workers(resources: Resources, queue: CeleryQueue, stopping: threading.Event) -> Iterator[None]:
-    """One worker a queue, each with one thread: a training never keeps a publish waiting."""
-    controllers = [_worker(resources, name, queue.name_of(name), stopping) for name in sorted(set(QUEUES.values()))]
-    threads = [threading.Thread(target=one.start, name=one.hostname, daemon=True) for one in controllers]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()  # `stop` waits for the running task, which ends at its next callback
-        for controller in controllers:
-            controller.stop()
-        for thread in threads:
-            thread.join(_STOP_SECONDS)
-
-
-def _worker(resources: Resources, name: str, queue_name: str, stopping: threading.Event) -> WorkController:
-    # An application of its own: which queues are consumed is kept in the application, not in the worker.
-    celery = make_celery(resources.settings.broker_url)
-    register_tasks(celery, resources, stopping)
-    controller = WorkController(
-        app=celery,
-        hostname=f"{name}@embedded",
-        pool_cls=_OwnThread,
-        concurrency=1,
-        queues=[queue_name],
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        loglevel="WARNING",
-    )
-    # The fast path looks a task up in the application that was started last in this process, whoever received the message.
-    celery.use_fast_trace_task = False
-    return controller
-
-
-class _OwnThread(TaskPool):  # type: ignore[misc]
-    """A pool of one thread in which tasks belong to this worker's application, not to whichever is the process's default."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.executor = ThreadPoolExecutor(max_workers=self.limit, initializer=self.app.set_current)
+    finish(resources, alone=True)
+    wake_waiting(resources.database, resources.queue)
 
 
 @contextmanager

@@ -38,6 +38,41 @@ def serve(
 
 
 @app.command()
+def api(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. (default: 8000)")] = None,
+) -> None:
+    """Start the API of the production profile. PostgreSQL, Redis and Qdrant are named by ZEROGATE_... (docs/operations.md)."""
+    from cli.production import api as run
+    from service.logging import configure_logging
+
+    configure_logging(json=not sys.stderr.isatty())
+    run(_settings(host=host, port=port))
+
+
+@app.command()
+def worker(
+    queues: Annotated[str, typer.Option(help="gpu (trainings), cpu (publishing and re-heading), or gpu,cpu.")] = "gpu,cpu",
+) -> None:
+    """Start a worker of the production profile: one job a queue at a time. It sweeps as well."""
+    from cli.production import work
+    from service.logging import configure_logging
+
+    configure_logging(json=not sys.stderr.isatty())
+    work(_settings(), queues.split(","))
+
+
+@app.command()
+def sweep(once: Annotated[bool, typer.Option("--once", help="Sweep one time, and end.")] = False) -> None:
+    """Send lost messages again, give dead workers' jobs away, remove what is left over. Every worker does that too."""
+    from cli.production import sweep_alone
+    from service.logging import configure_logging
+
+    configure_logging(json=not sys.stderr.isatty())
+    sweep_alone(_settings(), once=once)
+
+
+@app.command()
 def demo(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep the demo's data in this new folder, to serve it afterwards.")] = None,

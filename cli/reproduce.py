@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cli.embedded import exclusive
 from cli.migrate import migrate
-from service.artifacts import Artifacts
+from service.artifacts import Artifacts, open_artifacts
 from service.db import Database, make_engine
 from service.embeddings.loaded_models import LoadedModels, VersionFacts
 from service.errors import Conflict, InvalidRequest, NotFound
@@ -138,7 +138,7 @@ def _recorded(stored: _Stored, text: str) -> tuple[VersionFacts, Inputs]:
 def _stored(settings: Settings) -> Iterator[_Stored]:
     try:
         with exclusive(settings.data_dir):
-            database, artifacts = Database(make_engine(settings.sql_url)), Artifacts(settings.data_dir / "files")
+            database, artifacts = Database(make_engine(settings.sql_url)), open_artifacts(settings)
             migrate(database.engine)
             models = LoadedModels(settings, artifacts)
             try:

@@ -21,11 +21,16 @@ _START_SECONDS = 60.0
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
+    with embedded_service(settings) as service:
+        run_server(service.app, settings.host, settings.port, service.stopping)
+
+
+def run_server(app: FastAPI, host: str, port: int, stopping: threading.Event) -> None:
+    """Serve the app until SIGINT or SIGTERM; `stopping` is set then."""
     # Uvicorn raises the signal once more when the server has shut down, and by default SIGTERM would end the process there:
     # before the workers have put their jobs back and the vectors are flushed.
     signal.signal(signal.SIGTERM, _leave)
-    with embedded_service(settings) as service:
-        _server(service.app, settings.host, settings.port, service.stopping).run()
+    _server(app, host, port, stopping).run()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -22,6 +22,7 @@ context.configure(
     render_as_batch=connection.dialect.name == "sqlite",
     render_item=_plain_type,
     compare_type=True,
+    compare_server_default=True,
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -3,6 +3,9 @@
 `Database.read()` only reads. `Database.write()` commits when its block ends and rolls back when the block raises; this is the
 edge, and nothing below it commits. What must happen only after the commit (a message to a worker) is registered with
 `after_commit` and forgotten when the transaction fails.
+
+A database that does not answer is Unavailable, one whose disk is full is StorageFull. What the statements themselves did wrong (a
+row that is there already, a table that is not) stays SQLAlchemy's error.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,19 +13,39 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import structlog
-from sqlalchemy import DateTime, Dialect, Engine, create_engine, event, text
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import DateTime, Dialect, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from service.errors import Unavailable
+from service.errors import ServiceError, StorageFull, Unavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _AFTER_COMMIT = "after_commit"
 _BUSY_TIMEOUT_MILLISECONDS = 15_000
+
+# How long libpq waits for a PostgreSQL that went without a word (power, cable, firewall); its own answer is minutes to hours. The
+# query of the database's URL may say otherwise.
+_POSTGRES_PATIENCE = {
+    "connect_timeout": 5,  # seconds, per address of the host
+    "tcp_user_timeout": 20_000,  # milliseconds until what was sent must have been acknowledged
+    "keepalives_idle": 10,  # seconds of silence, and then
+    "keepalives_interval": 5,  # a question every so many seconds,
+    "keepalives_count": 2,  # and after so many without an answer the connection is dead
+}
+
+# How the names of SQLite's result codes begin, and SQLSTATEs of PostgreSQL.
+_FULL = ("SQLITE_FULL", "53100")
+_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "40P01", "40001")  # a lock not got in time, a deadlock, a serialization failure
+_SQLITE_OUTAGES = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PROTOCOL")
+
+_UNCHANGED = "nothing was changed, ask again"
+_UNKNOWN = "it did not say whether the change was saved: look before you ask again"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -46,9 +69,12 @@ def now() -> datetime:
 
 
 def make_engine(url: str) -> Engine:
-    """An engine for SQLite or PostgreSQL (`postgresql+psycopg://`). Its errors show no parameters: they hold texts of users."""
+    """An engine for SQLite or PostgreSQL (`postgresql+psycopg://`). Its errors show no values: they are texts of users."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in make_url(url).query}
+        engine = create_engine(url, connect_args=patience, pool_pre_ping=True, hide_parameters=True)
+        event.listen(engine, "handle_error", _hide_details)
+        return engine
     engine = create_engine(url, connect_args={"check_same_thread": False}, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -64,6 +90,14 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
         "synchronous=FULL",  # nothing accepted is ever lost, not even when the power goes
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _hide_details(context: ExceptionContext) -> None:
+    # PostgreSQL tells in an error's DETAIL which values were wrong; its first line names the table and the constraint.
+    original, wrapped = context.original_exception, context.sqlalchemy_exception
+    if isinstance(original, psycopg.Error) and original.diag.message_primary is not None and wrapped is not None:
+        wrapped.args = tuple(str(part).replace(str(original), original.diag.message_primary) for part in wrapped.args)
+        original.args = (original.diag.message_primary,)
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -83,17 +117,22 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that only reads."""
-        with _mapping_outages(), self._readers() as session:
+        """A session that only reads. Raises Unavailable."""
+        with _mapping_outages(_UNCHANGED), self._readers() as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session that commits at the end of the block, then runs what `after_commit` registered."""
-        with _mapping_outages(), self._writers() as session:
+        """A session that commits at the end of the block, then runs what `after_commit` registered.
+
+        Raises Unavailable and StorageFull. Nothing was changed then, unless the message says that this is not known: an answer to
+        the commit itself may get lost.
+        """
+        with self._writers() as session:
             session.info[_AFTER_COMMIT] = []
-            with session.begin():
+            with _mapping_outages(_UNKNOWN), session.begin(), _mapping_outages(_UNCHANGED):
                 yield session
+                session.flush()
             for action in session.info[_AFTER_COMMIT]:
                 _run_after_commit(action)
 
@@ -119,8 +158,28 @@ def _run_after_commit(action: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _mapping_outages() -> Iterator[None]:
+def _mapping_outages(outcome: str) -> Iterator[None]:
+    """Raise Unavailable or StorageFull instead of what the driver raises; `outcome` says what became of the change."""
     try:
         yield
-    except OperationalError as error:
-        raise Unavailable("the database does not answer; nothing was changed, ask again") from error
+    except PoolTimeoutError as error:
+        raise Unavailable(f"all connections to the database are in use; {outcome}") from error
+    except DBAPIError as error:
+        outage = _outage(error, outcome)
+        if outage is None:
+            raise
+        raise outage from error
+
+
+def _outage(error: DBAPIError, outcome: str) -> ServiceError | None:
+    """What an error says of the database; None when the fault lies with the statement."""
+    code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None) or ""
+    if code.startswith(_FULL):
+        return StorageFull("the disk of the database is full; nothing was changed: free some space, then ask again")
+    if code.startswith(_BUSY):
+        return Unavailable(f"the database is busy with other work; {outcome}")
+    # SQLite's driver calls many things an OperationalError, a table that is not there among them.
+    unavailable = code.startswith(_SQLITE_OUTAGES) if code.startswith("SQLITE_") else isinstance(error, OperationalError)
+    if unavailable or error.connection_invalidated:
+        return Unavailable(f"the database does not answer; {outcome}")
+    return None

@@ -8,6 +8,7 @@
       PayloadTooLarge  413
       KeyReused        422   an Idempotency-Key came back with another body
       Unavailable      503   an outside system does not answer; asking again helps
+      StorageFull      507   no room left for files; helps only once somebody made room
 
 No FastAPI in here: workers raise and store these errors too. `service/http/error_answers.py` turns them into answers.
 """
@@ -87,6 +88,14 @@ class Unavailable(ServiceError):
     kind = "api_error"
     code = "unavailable"
     retry_after_seconds = 5
+
+
+class StorageFull(ServiceError):
+    """A disk, or a bucket, has no room left; the message says which, and what to do. What was being written is not kept."""
+
+    status = 507
+    kind = "api_error"
+    code = "storage_full"
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from service.health.endpoints import router as health
 from service.http.error_answers import error_responses, install_error_answers
 from service.http.middleware import install_middlewares
 from service.jobs.endpoints import router as jobs
+from service.jobs.metrics import JobMetrics
 from service.models.endpoints import router as models
 from service.resources import Resources
 
@@ -43,4 +44,5 @@ def create_app(resources: Resources, *, stopping: threading.Event | None = None)
         app.include_router(router)
     install_error_answers(app)
     install_middlewares(app, max_upload_bytes=resources.settings.max_upload_bytes)
+    app.state.metrics.registry.register(JobMetrics(resources.database))
     return app

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from service.artifacts import Artifacts
+from service.artifacts import Artifacts, open_artifacts
 from service.db import Database, make_engine
+from service.embeddings.known_versions import KnownVersions
 from service.embeddings.loaded_models import LoadedModels
 from service.queue import JobQueue
 from service.settings import Settings
@@ -24,6 +25,7 @@ class Resources:
     vectors: VectorEngine
     artifacts: Artifacts
     models: LoadedModels
+    known_versions: KnownVersions
 
     def close(self) -> None:
         """Give everything back, in the reverse order of use."""
@@ -35,14 +37,16 @@ class Resources:
 def open_resources(settings: Settings, queue: JobQueue) -> Resources:
     """Open what the settings name. Loads no encoder: the first text to encode does."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    artifacts = Artifacts(settings.data_dir / "files")
+    artifacts = open_artifacts(settings)
+    database = Database(make_engine(settings.sql_url))
     return Resources(
         settings=settings,
-        database=Database(make_engine(settings.sql_url)),
+        database=database,
         queue=queue,
         vectors=_open_vectors(settings),
         artifacts=artifacts,
         models=LoadedModels(settings, artifacts),
+        known_versions=KnownVersions(database),
     )
 
 

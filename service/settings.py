@@ -32,6 +32,12 @@ class Settings(BaseSettings):
     )
     cache_dir: Path | None = Field(default=None, description="embedding cache, local to a machine; default data_dir/cache")
     database_url: str | None = Field(default=None, description="default: SQLite in data_dir")
+    files_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+(/.*)?$",
+        description="where files are kept: s3://bucket/prefix, with credentials, region and endpoint from the AWS_* environment "
+        "variables; default: the folder files in data_dir",
+    )
     broker_url: str = Field(default="memory://localhost/", description="memory:// or redis://...")
     qdrant_url: str | None = Field(default=None, description="default: Qdrant Edge in data_dir")
     qdrant_api_key: SecretStr | None = None

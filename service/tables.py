@@ -155,7 +155,8 @@ class Promotion(Table):
 class Job(Table):
     """One requested piece of long work.
 
-    `token` rises with every claim, cancel and takeover: whoever holds an old one writes nothing.
+    `token` rises with every claim, cancel and takeover: whoever holds an old one writes nothing. `attempts` counts those
+    that ended without a result through no outage; `last_failure` tells how the last of them ended.
     """
 
     __tablename__ = "jobs"
@@ -173,6 +174,10 @@ class Job(Table):
     result: Mapped[dict[str, Any] | None] = mapped_column(_Json)
     error: Mapped[dict[str, Any] | None] = mapped_column(_Json)
     attempts: Mapped[int] = mapped_column(default=0)
+    outages: Mapped[int] = mapped_column(default=0, server_default="0")  # how often a system that did not answer sent it back
+    available_at: Mapped[datetime | None]  # while queued: not to be started before
+    woken_at: Mapped[datetime | None]  # when its last message was sent, since it can be claimed
+    last_failure: Mapped[str | None] = mapped_column(String(1000))
     event_count: Mapped[int] = mapped_column(default=0)
     token: Mapped[int] = mapped_column(default=0)
     lease_expires_at: Mapped[datetime | None]
@@ -194,7 +199,7 @@ class JobEvent(Table):
 
 
 class Collection(Table):
-    """A Qdrant collection bound to one model for good. One job at a time may write to it: the holder of its lease."""
+    """A Qdrant collection bound to one model for good. One job at a time may write to it: its writer."""
 
     __tablename__ = "collections"
     __table_args__ = (UniqueConstraint("project_id", "name"),)
@@ -204,9 +209,9 @@ class Collection(Table):
     model_id: Mapped[str] = _ref("models.id")
     qdrant_collection: Mapped[str] = mapped_column(String(140), unique=True)
     indexes: Mapped[dict[str, Any]]  # payload field -> type
+    settings: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # of its index: quantization, hnsw_m, hnsw_ef_construct
     deleting: Mapped[bool] = mapped_column(default=False)
-    writer: Mapped[str | None] = mapped_column(String(60))  # "job id:token" of the attempt that holds the lease
-    writer_expires_at: Mapped[datetime | None]
+    writer: Mapped[str | None] = mapped_column(String(60))  # "job id:token" of the attempt that writes, while it has the job
     created_at: Mapped[datetime]
 
 

@@ -8,26 +8,26 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
 
 import numpy as np
 
+from service.collections.physical import ensure
+from service.collections.writer import acquire_writer, release_writer
 from service.collections.writing import (
     WritingPlan,
-    acquire_writer,
     forget_name,
     mark_dropping,
     mark_ready,
     plan_writing,
     record_points,
-    release_writer,
 )
 from service.datasets.queries import read_dataset
 from service.db import Database
-from service.errors import Unavailable
+from service.errors import ServiceError, Unavailable
 from service.jobs.lifecycle import Claim, add_event, held, succeed
 from service.names import vector_name
 from service.resources import Resources
@@ -37,6 +37,7 @@ from workers.supervision import Supervision
 
 _DOCUMENTS_PER_BATCH = 256
 _WAIT_FOR_WRITER_SECONDS = 0.2
+_MANY_DOCUMENTS = 10_000
 
 
 @dataclass
@@ -50,8 +51,9 @@ class _Counts:
     vector_names_filled: list[str] = field(default_factory=list)
 
 
-def run_publish(resources: Resources, mine: Claim, supervise: Supervision) -> None:
+def run_publish(resources: Resources, supervise: Supervision) -> None:
     """Bring the collection up to date: with the job's documents, without those to delete, with the live version's vectors."""
+    mine = supervise.claim
     with resources.database.read() as session:
         job = session.get_one(Job, mine.job_id)
         collection_id = str(job.collection_id)
@@ -59,17 +61,17 @@ def run_publish(resources: Resources, mine: Claim, supervise: Supervision) -> No
         dataset_key, rows = (None, 0) if dataset is None else (dataset.artifact_key, dataset.rows)
         where: Filter | None = job.request.get("delete")
     counts = _Counts()
-    with _writing(resources.database, collection_id, mine, supervise) as keep:
+    with _writing(resources.database, collection_id, supervise):
         started = time.perf_counter()
         with held(resources.database, mine) as session:
             plan = plan_writing(session, collection_id)
-        for version in plan.versions:
-            resources.vectors.add_vector_name(plan.qdrant_collection, vector_name(version.number), dim=version.dim)
+        ensure(resources.vectors, plan.physical)
         if where is not None:
             resources.vectors.delete(plan.qdrant_collection, where=where)
         if dataset_key is not None:
-            _write_documents(resources, plan, dataset_key, rows, counts, keep)
-        _fill_building(resources, mine, plan, counts, keep)
+            with _loading(resources, plan, rows):
+                _write_documents(resources, plan, dataset_key, rows, counts, supervise)
+        _fill_building(resources, mine, plan, counts, supervise)
         _drop_old(resources, mine, plan)
         points = resources.vectors.count(plan.qdrant_collection)
         with resources.database.write() as session:
@@ -80,42 +82,32 @@ def run_publish(resources: Resources, mine: Claim, supervise: Supervision) -> No
             succeed(session, mine, _result(resources, plan, counts, points, seconds=time.perf_counter() - started))
 
 
-class _Writer:
-    """Supervision that also keeps the right to write to the collection."""
-
-    def __init__(self, database: Database, collection_id: str, mine: Claim, supervise: Supervision) -> None:
-        self._database, self._collection_id, self._mine, self._supervise = database, collection_id, mine, supervise
-        self._next_renewal = 0.0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        self._supervise(stage, done, total)
-        if time.monotonic() >= self._next_renewal:
-            if not self.acquire():
-                raise Unavailable("another job has taken over the collection")
-            self._next_renewal = time.monotonic() + 5.0
-
-    def acquire(self) -> bool:
-        with self._database.write() as session:
-            return acquire_writer(session, self._collection_id, self._mine)
-
-
 @contextmanager
-def _writing(database: Database, collection_id: str, mine: Claim, supervise: Supervision) -> Iterator[_Writer]:
+def _writing(database: Database, collection_id: str, supervise: Supervision) -> Iterator[None]:
     """Wait until no other job writes to the collection, and keep it so inside the block."""
-    writer = _Writer(database, collection_id, mine, supervise)
-    while not writer.acquire():
+    while not _acquired(database, collection_id, supervise.claim):
         supervise("wait for the collection's writer", 0, 1)
         time.sleep(_WAIT_FOR_WRITER_SECONDS)
     try:
-        yield writer
+        yield
     finally:
-        # Where the database does not answer, the right expires by itself; that must not hide why the work ended.
+        # Where the database does not answer, the right ends with the job; that must not hide why the work ended.
         with suppress(Unavailable), database.write() as session:
-            release_writer(session, collection_id, mine)
+            release_writer(session, collection_id, supervise.claim)
+
+
+def _acquired(database: Database, collection_id: str, mine: Claim) -> bool:
+    with database.write() as session:
+        return acquire_writer(session, collection_id, mine)
+
+
+def _loading(resources: Resources, plan: WritingPlan, rows: int) -> AbstractContextManager[None]:
+    """For many documents the server's indexing pauses until all are written."""
+    return resources.vectors.bulk_load(plan.qdrant_collection) if rows >= _MANY_DOCUMENTS else nullcontext()
 
 
 def _write_documents(
-    resources: Resources, plan: WritingPlan, dataset_key: str, rows: int, counts: _Counts, keep: _Writer
+    resources: Resources, plan: WritingPlan, dataset_key: str, rows: int, counts: _Counts, keep: Supervision
 ) -> None:
     keep("publish", 0, rows)
     for batch in _batches(read_dataset(resources.artifacts, dataset_key)):
@@ -131,7 +123,7 @@ def _write_documents(
         keep("publish", counts.documents, rows)
 
 
-def _upsert(resources: Resources, plan: WritingPlan, payloads: dict[str, Payload], counts: _Counts, keep: _Writer) -> None:
+def _upsert(resources: Resources, plan: WritingPlan, payloads: dict[str, Payload], counts: _Counts, keep: Supervision) -> None:
     """Write whole points with every name that is building or ready: a name left out would be lost."""
     started = time.perf_counter()
     texts = [payload["text"] for payload in payloads.values()]
@@ -143,7 +135,7 @@ def _upsert(resources: Resources, plan: WritingPlan, payloads: dict[str, Payload
     resources.vectors.upsert(plan.qdrant_collection, Points(list(payloads), vectors, list(payloads.values())))
 
 
-def _fill_building(resources: Resources, mine: Claim, plan: WritingPlan, counts: _Counts, keep: _Writer) -> None:
+def _fill_building(resources: Resources, mine: Claim, plan: WritingPlan, counts: _Counts, keep: Supervision) -> None:
     """Compute every building name from the stored base vectors; a name becomes ready when every point has it."""
     for version in plan.building:
         name = vector_name(version.number)
@@ -164,7 +156,11 @@ def _make_ready(resources: Resources, mine: Claim, plan: WritingPlan, version: i
     having = resources.vectors.count(plan.qdrant_collection, having=name)
     total = resources.vectors.count(plan.qdrant_collection)
     if having != total:
-        raise Unavailable(f"{having} of {total} points have '{name}' although all were written")
+        raise ServiceError(
+            f"{having} of {total} points have '{name}' although all were written: does something else write to the Qdrant "
+            f"collection '{plan.qdrant_collection}'? Publishing again writes the missing ones",
+            code="points_incomplete",
+        )
     with held(resources.database, mine) as session:
         mark_ready(session, plan.collection_id, version, points=total)
 

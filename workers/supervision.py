@@ -1,13 +1,24 @@
-"""One callback between long work and everything that may stop it: cancel, takeover, shutdown. It also tells the progress."""
+"""Between long work and everything that may stop it: cancel, takeover, shutdown. It renews the lease and tells the progress."""
 
 import threading
 import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import structlog
 
 from service.db import Database
 from service.errors import Unavailable
-from service.jobs.lifecycle import LEASE, Claim, renew
+from service.jobs.lifecycle import LEASE, Claim, LeaseLost, renew
 
-_WRITE_EVERY_SECONDS = 0.5
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_RENEW_SECONDS = LEASE.total_seconds() / 3
+_TELL_SECONDS = 0.5
+_RETRY_SECONDS = 1.0
 
 
 class Stopped(Exception):
@@ -15,34 +26,85 @@ class Stopped(Exception):
 
 
 class Supervision:
-    """Called from inside the work, often. Writes to the database at most twice a second.
+    """Called from inside the work, often and at little cost; a thread of its own writes to the database.
 
-    Each write renews the lease and checks that the job is still ours, so a cancelled job stops within a second. A database that
-    does not answer is no reason to stop while the lease still runs.
+    The thread renews the lease at a third of it, whether the work calls or is inside one long step, and tells the progress at
+    most twice a second. When it finds the job lost, the next call raises. A database that does not answer is no reason to stop:
+    nobody else can take the job either.
+
+        with Supervision(database, claim, stopping) as supervise:
+            supervise("fit", 3, 100)
     """
 
     def __init__(self, database: Database, claim: Claim, stopping: threading.Event) -> None:
+        self.claim = claim
         self._database = database
-        self._claim = claim
         self._stopping = stopping
-        self._stage: str | None = None
-        self._next_write = 0.0
-        self._lease_ends = time.monotonic() + LEASE.total_seconds()
+        self._lost = threading.Event()
+        self._ended = threading.Event()
+        self._news = threading.Event()
+        self._progress: tuple[str, int, int] | None = None
+        self._thread = threading.Thread(target=self._keep, name=f"lease of {claim.job_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended.set()
+        self._news.set()
+        self._thread.join()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Tell that `done` of `total` steps of the stage are done. Raises Stopped, LeaseLost or Unavailable: let them pass."""
+        """Tell that `done` of `total` steps of the stage are done. Raises Stopped or LeaseLost: let them pass."""
+        self.check()
+        self._progress = (stage, done, total)
+        self._news.set()
+
+    def check(self) -> None:
+        """Raise Stopped or LeaseLost if the work must end."""
+        if self._lost.is_set():
+            raise LeaseLost(self.claim.job_id)
         if self._stopping.is_set():
             raise Stopped
-        moment = time.monotonic()
-        if moment < self._next_write and stage == self._stage:
-            return
-        self._stage = stage
-        self._next_write = moment + _WRITE_EVERY_SECONDS
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """Do it, again and again while an outside system does not answer; what it does must bear repetition.
+
+        Raises Stopped, LeaseLost, and whatever else the action raises.
+        """
+        while True:
+            try:
+                return action()
+            except Unavailable as error:
+                log.warning("job.waits", job_id=self.claim.job_id, reason=error.message)
+            self.check()
+            time.sleep(_RETRY_SECONDS)
+            self.check()
+
+    def _keep(self) -> None:
+        told = None
+        renewed = 0.0
+        while not self._ended.is_set():
+            progress, is_due = self._progress, time.monotonic() >= renewed + _RENEW_SECONDS
+            if progress != told or is_due:
+                renewed = time.monotonic()
+                if not self._renew(progress):
+                    return
+                told = progress
+                self._ended.wait(_TELL_SECONDS)
+            self._news.wait(max(0.0, renewed + _RENEW_SECONDS - time.monotonic()))
+            self._news.clear()
+
+    def _renew(self, progress: tuple[str, int, int] | None) -> bool:
+        """False when the job is not ours any more."""
+        told = None if progress is None else dict(zip(("stage", "done", "total"), progress, strict=True))
         try:
             with self._database.write() as session:
-                renew(session, self._claim, {"stage": stage, "done": done, "total": total})
-        except Unavailable:
-            if time.monotonic() >= self._lease_ends:
-                raise
-        else:
-            self._lease_ends = moment + LEASE.total_seconds()
+                renew(session, self.claim, told)
+        except LeaseLost:
+            self._lost.set()
+            return False
+        except Unavailable as error:
+            log.warning("job.lease_not_renewed", job_id=self.claim.job_id, reason=error.message)
+        return True

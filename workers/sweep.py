@@ -1,35 +1,55 @@
-"""Sending messages again: they may be lost, and a worker may die with a job in its hands. The row is the truth."""
+"""What keeps the service going whatever is lost: messages are sent again, and what was half done is finished or removed.
+
+Any number of processes may sweep at once.
+"""
 
 import threading
+import time
 
 import structlog
 
-from service.db import Database
-from service.errors import Unavailable
-from service.jobs.lifecycle import claimable_jobs
-from service.queue import JobQueue
+from service.collections.operations import delete_collection
+from service.collections.queries import unfinished_deletions
+from service.errors import ServiceError
+from service.jobs.queueing import wake_waiting
+from service.resources import Resources
+from workers.leftovers import tidy
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-EVERY_SECONDS = 5.0
+# With a lease of 9 s a dead worker's job is given away after 11 s.
+EVERY_SECONDS = 2.0
+_TIDY_EVERY_SECONDS = 60.0
 
 
-def sweep(database: Database, queue: JobQueue) -> int:
-    """Wake a worker up for every job that waits or whose lease has expired; gives their number.
+def sweep(resources: Resources) -> None:
+    """Wake workers up for jobs whose messages were lost or whose worker died; finish deletions; remove what is left over."""
+    wake_waiting(resources.database, resources.queue)
+    finish(resources)
 
-    A message too many does no harm: whoever comes second finds nothing to claim.
+
+def finish(resources: Resources, *, alone: bool = False) -> None:
+    """Finish the deletions of collections that were interrupted, and remove files that no row knows.
+
+    alone: no other process uses the files.
     """
-    with database.read() as session:
-        waiting = claimable_jobs(session)
-    for job_id, kind in waiting:
-        queue.send(job_id, kind)
-    return len(waiting)
+    with resources.database.read() as session:
+        deleting = unfinished_deletions(session)
+    for collection_id in deleting:
+        delete_collection(resources.database, resources.vectors, collection_id)
+    tidy(resources, alone=alone)
 
 
-def sweep_until(stopping: threading.Event, database: Database, queue: JobQueue) -> None:
+def sweep_until(stopping: threading.Event, resources: Resources) -> None:
     """Sweep now and then until the event is set."""
+    next_tidy = time.monotonic() + _TIDY_EVERY_SECONDS
     while not stopping.wait(EVERY_SECONDS):
         try:
-            sweep(database, queue)
-        except Unavailable as error:
+            wake_waiting(resources.database, resources.queue)
+            if time.monotonic() > next_tidy:
+                next_tidy = time.monotonic() + _TIDY_EVERY_SECONDS
+                finish(resources)
+        except ServiceError as error:
             log.warning("sweep.failed", reason=error.message)
+        except Exception:  # whatever it was: who sweeps must go on
+            log.exception("sweep.crashed")

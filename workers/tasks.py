@@ -5,15 +5,18 @@ The row decides whether there is anything to do, so messages may repeat or be la
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 from celery import Celery
+from sqlalchemy.exc import IntegrityError
 
 from service.errors import ServiceError, Unavailable
 from service.jobs.lifecycle import Claim, LeaseLost, claim, error_of, fail, put_back, release
 from service.queue import TASK_NAME
 from service.resources import Resources
-from service.tables import TERMINAL_STATES, Job, JobKind
+from service.tables import JobKind
+from workers.leftovers import forget_leftovers
 from workers.publish import run_publish
 from workers.supervision import Stopped, Supervision
 from workers.train import run_training
@@ -21,24 +24,27 @@ from zerogate.errors import ZerogateError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-_RUN: dict[JobKind, Callable[[Resources, Claim, Supervision], None]] = {
+Run = Callable[[Resources, Supervision], None]
+"""Does the work of a job that was claimed, and leaves its row in another state than running."""
+
+_WORK: dict[JobKind, Run] = {
     "train": run_training,
     "publish": run_publish,
     "rehead": run_publish,  # a publish without documents: the live version's name is filled from base
 }
 
 
-def register_tasks(app: Celery, resources: Resources, stopping: threading.Event) -> None:
-    """Put the task into the application, bound to this process's resources."""
+def register_tasks(app: Celery, resources: Resources, stopping: threading.Event, run: Run) -> None:
+    """Put the task into the application, bound to this process's resources. run: `run_here`, or another process's way to it."""
 
-    def run(job_id: str) -> None:
-        run_job(resources, job_id, stopping)
+    def run_by_id(job_id: str) -> None:
+        run_job(resources, job_id, stopping, run)
 
     # Not shared: Celery would otherwise put it into every application of the process, and two services share none.
-    app.task(run, name=TASK_NAME, shared=False)
+    app.task(run_by_id, name=TASK_NAME, shared=False)
 
 
-def run_job(resources: Resources, job_id: str, stopping: threading.Event) -> None:
+def run_job(resources: Resources, job_id: str, stopping: threading.Event, run: Run) -> None:
     """Claim the job and work on it until it has ended, was cancelled, or this process is being stopped."""
     if stopping.is_set():
         return  # the row stays queued; the next start finds it
@@ -48,29 +54,34 @@ def run_job(resources: Resources, job_id: str, stopping: threading.Event) -> Non
         log.info("job.nothing_to_do", job_id=job_id)
         return
     log.info("job.started", job_id=job_id, kind=mine.kind, attempt=mine.attempts)
-    try:
-        _run_claimed(resources, mine, stopping)
-    except LeaseLost:
-        log.info("job.lost", job_id=job_id)
-        with resources.database.read() as session:
-            has_ended = session.get_one(Job, job_id).state in TERMINAL_STATES
-        if has_ended:  # cancelled; otherwise another worker goes on with what is there
-            resources.artifacts.forget_work(job_id)
+    with Supervision(resources.database, mine, stopping) as supervise:
+        try:
+            run(resources, supervise)
+        except LeaseLost:
+            log.info("job.lost", job_id=job_id)
+        except Stopped:  # while the database was away: whoever starts next takes the job over
+            log.warning("job.left", job_id=job_id)
+    forget_leftovers(resources, job_id)
 
 
-def _run_claimed(resources: Resources, mine: Claim, stopping: threading.Event) -> None:
+def run_here(resources: Resources, supervise: Supervision) -> None:
+    """Do the job's work in this process. Raises LeaseLost, and Stopped where its end could not be written down."""
+    mine = supervise.claim
     try:
-        _RUN[mine.kind](resources, mine, Supervision(resources.database, mine, stopping))
+        _WORK[mine.kind](resources, supervise)
     except LeaseLost:
         raise
     except Stopped:
-        with resources.database.write() as session:
+        with suppress(Unavailable), resources.database.write() as session:
             release(session, mine)
         return
-    except Unavailable as error:  # an outage delays a job; the sweep sends its message again
-        log.warning("job.put_back", job_id=mine.job_id, reason=error.message)
-        with resources.database.write() as session:
-            put_back(session, mine, error.message)
+    except (
+        Unavailable,
+        IntegrityError,
+    ) as error:  # neither is the job's fault: it is done later
+        reason = error.message if isinstance(error, Unavailable) else "another job made the same thing at the same moment"
+        log.warning("job.put_back", job_id=mine.job_id, reason=reason)
+        supervise.patiently(lambda: _put_back(resources, mine, reason))
         return
     except (ServiceError, ZerogateError) as error:
         told = error_of(error)
@@ -80,7 +91,15 @@ def _run_claimed(resources: Resources, mine: Claim, stopping: threading.Event) -
     else:
         log.info("job.succeeded", job_id=mine.job_id)
         return
+    supervise.patiently(lambda: _fail(resources, mine, told))
+    log.info("job.failed", job_id=mine.job_id, code=told["code"])
+
+
+def _put_back(resources: Resources, mine: Claim, reason: str) -> None:
+    with resources.database.write() as session:
+        put_back(session, mine, reason)
+
+
+def _fail(resources: Resources, mine: Claim, told: dict[str, str]) -> None:
     with resources.database.write() as session:
         fail(session, mine, **told)
-    resources.artifacts.forget_work(mine.job_id)
-    log.info("job.failed", job_id=mine.job_id, code=told["code"])

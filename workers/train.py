@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import zerogate
-from service.jobs.finishing import Live, TrainedVersion, finish_training, live_version
+from service.artifacts import Workspace
+from service.jobs.finishing import Live, TrainedVersion, finish_training, is_registered, live_version
 from service.jobs.lifecycle import Claim, LeaseLost, add_event, held
 from service.resources import Resources
 from workers.supervision import Supervision
 from workers.train_inputs import Encoded, Inputs, encode, read_guard, read_inputs, read_task
 from workers.train_report import manifest_facts, result_of, scores_of, sentence_of, verdict_of
 from workers.tune import tune, tuning_examples
+from workers.workspace import saving
 from zerogate.folded import FoldedHead
 from zerogate.guard import Guard
 from zerogate.head_files import DumpedHead
@@ -32,40 +34,45 @@ class _Outcome:
     evaluate_seconds: float
 
 
-def run_training(resources: Resources, mine: Claim, supervise: Supervision) -> None:
-    """Train the next version and register it, with what follows from it, in one transaction."""
-    inputs = read_inputs(resources.database, mine.job_id)
+def run_training(resources: Resources, supervise: Supervision) -> None:
+    """Train the next version and register it, with what follows from it, in one transaction.
+
+    What was made is not thrown away because an outside system does not answer: reading, storing and registering wait for it.
+    """
+    mine = supervise.claim
+    inputs = supervise.patiently(lambda: read_inputs(resources.database, mine.job_id))
     supervise("read the dataset", 0, 1)
-    task, guard = read_task(resources.artifacts, inputs), read_guard(resources.artifacts, inputs)
+    task, guard = supervise.patiently(lambda: (read_task(resources.artifacts, inputs), read_guard(resources.artifacts, inputs)))
     if inputs.tuning is not None:
         tuning_examples(task)  # raises for what cannot be tuned to: now, and not after everything else
     supervise("load the encoder", 0, 1)
     encoded = encode(resources.models.encoder(inputs.encoder), task, guard, supervise)
-    _tell(resources, mine, f"encoded {encoded.texts} texts ({encoded.encoded} of them anew) in {encoded.seconds:.1f} s")
-    outcome = _learn(resources, mine, inputs, task, guard, encoded, supervise)
+    _tell(resources, supervise, f"encoded {encoded.texts} texts ({encoded.encoded} of them anew) in {encoded.seconds:.1f} s")
+    work = supervise.patiently(lambda: resources.artifacts.workspace(mine.job_id, mine.token))
+    outcome = _learn(resources, inputs, task, guard, encoded, work, supervise)
     artifact_key = f"heads/{mine.job_id}/{mine.token}"
-    trained = _store(resources, inputs, task, guard, encoded, outcome, artifact_key)
-    try:
-        if inputs.tuning is not None:
-            tuned = tune(resources, mine, inputs, task, guard, encoded, outcome.learned, supervise)
-            said = f"tuned the encoder in {tuned.result['tune_seconds']:.1f} s"
-            _tell(resources, mine, said, {"losses": tuned.manifest["losses"]})
-            trained = replace(trained, tuned=tuned)
-        _register(resources, mine, inputs, trained, task, encoded)
-    except LeaseLost:
-        _forget(resources, trained)  # after any other error the outcome may be unknown: the next start tidies up
-        raise
-
-
-def _forget(resources: Resources, trained: TrainedVersion) -> None:
-    for key in (trained.artifact_key, *([] if trained.tuned is None else [trained.tuned.artifact_key])):
-        resources.artifacts.delete(key)
+    trained = supervise.patiently(lambda: _store(resources, inputs, task, guard, encoded, outcome, artifact_key))
+    if inputs.tuning is not None:
+        tuned = tune(resources, inputs, task, guard, encoded, outcome.learned, work, supervise)
+        said = f"tuned the encoder in {tuned.result['tune_seconds']:.1f} s"
+        _tell(resources, supervise, said, {"losses": tuned.manifest["losses"]})
+        trained = replace(trained, tuned=tuned)
+    supervise.patiently(lambda: _register(resources, mine, inputs, trained, task, encoded))
 
 
 def _learn(
-    resources: Resources, mine: Claim, inputs: Inputs, task: Task, guard: Guard, encoded: Encoded, supervise: Supervision
+    resources: Resources,
+    inputs: Inputs,
+    task: Task,
+    guard: Guard,
+    encoded: Encoded,
+    work: Workspace,
+    supervise: Supervision,
 ) -> _Outcome:
-    """Search, fit, and weigh the version against the encoder on the same test and the same guard."""
+    """Search, fit, and weigh the version against the encoder on the same test and the same guard.
+
+    What an earlier attempt finished stands in `work`, and is not done again.
+    """
     learned = zerogate.learn(
         task,
         encoded.task,
@@ -74,26 +81,27 @@ def _learn(
         recipe=inputs.recipe,
         budget=inputs.budget,
         device=resources.models.encoder(inputs.encoder).encoder.device,
-        on_step=supervise,
+        work=work.folder,
+        on_step=saving(work, supervise),
     )
-    _tell_learned(resources, mine, task, learned)
+    _tell_learned(resources, supervise, task, learned)
     supervise("evaluate", 0, 1)
     started = time.perf_counter()
     plan = learned.plan
     head = learned.head.at_strength(plan.strength)
     judged = zerogate.assess(task, encoded.task, guard, encoded.guard, head, query_only=plan.way.query_only, on_step=supervise)
-    _tell(resources, mine, sentence_of(judged))
+    _tell(resources, supervise, sentence_of(judged))
     return _Outcome(learned, judged, time.perf_counter() - started)
 
 
-def _tell_learned(resources: Resources, mine: Claim, task: Task, learned: "Learned") -> None:
+def _tell_learned(resources: Resources, supervise: Supervision, task: Task, learned: "Learned") -> None:
     plan = learned.plan
     if plan.planned:
         winner = plan.way.to_dict()
         said = f"tried {plan.finished} of {plan.planned} recipes in {plan.seconds:.1f} s; the best: {plan.way.name}"
-        _tell(resources, mine, f"{said} at strength {plan.strength:g}", {"way": winner, "candidates": plan.candidates})
+        _tell(resources, supervise, f"{said} at strength {plan.strength:g}", {"way": winner, "candidates": plan.candidates})
     losses = [[round(loss, 5) for loss in one] for one in learned.losses]
-    _tell(resources, mine, f"fitted {len(task.train)} examples in {learned.fit_seconds:.1f} s", {"losses": losses})
+    _tell(resources, supervise, f"fitted {len(task.train)} examples in {learned.fit_seconds:.1f} s", {"losses": losses})
 
 
 def _store(
@@ -131,8 +139,15 @@ def _register(resources: Resources, mine: Claim, inputs: Inputs, trained: Traine
     is_done = False
     while not is_done:
         live = _weigh_live(resources, inputs, task, encoded) if inputs.promote == "if_better" else None
-        with resources.database.write() as session:
-            is_done = finish_training(session, resources.queue, mine, trained, live)
+        try:
+            with resources.database.write() as session:
+                is_done = finish_training(session, resources.queue, mine, trained, live)
+        except LeaseLost:
+            # A commit whose answer was lost in an outage may have ended the job already, and this is the second time.
+            with resources.database.read() as session:
+                is_done = is_registered(session, trained)
+            if not is_done:
+                raise
 
 
 def _weigh_live(resources: Resources, inputs: Inputs, task: Task, encoded: Encoded) -> Live:
@@ -146,6 +161,9 @@ def _weigh_live(resources: Resources, inputs: Inputs, task: Task, encoded: Encod
     return Live(version, evaluate_tuned(test, vectors, head, query_only=version.query_only).value)
 
 
-def _tell(resources: Resources, mine: Claim, message: str, data: dict[str, Any] | None = None) -> None:
-    with held(resources.database, mine) as session:
-        add_event(session, mine.job_id, message, data=data)
+def _tell(resources: Resources, supervise: Supervision, message: str, data: dict[str, Any] | None = None) -> None:
+    def tell() -> None:
+        with held(resources.database, supervise.claim) as session:
+            add_event(session, supervise.claim.job_id, message, data=data)
+
+    supervise.patiently(tell)

@@ -16,6 +16,7 @@ from zerogate.verdict import examples
 
 if TYPE_CHECKING:
     from zerogate.encoder import Encoder
+    from zerogate.lazy_encoder import LazyEncoder
     from zerogate.learning import Judged, Learned  # loads torch
 
 LIBRARIES = ("zerogate", "torch", "numpy", "sentence-transformers", "transformers", "safetensors")
@@ -26,7 +27,7 @@ def library_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def computer_facts(encoder: "Encoder") -> dict[str, Any]:
+def computer_facts(encoder: "Encoder | LazyEncoder") -> dict[str, Any]:
     """What of the machine decides the last bits of vectors and heads."""
     import torch
 
@@ -34,7 +35,7 @@ def computer_facts(encoder: "Encoder") -> dict[str, Any]:
 
 
 def manifest_facts(
-    inputs: Inputs, task: Task, guard: Guard, encoded: Encoded, learned: "Learned", judged: "Judged", encoder: "Encoder"
+    inputs: Inputs, task: Task, guard: Guard, encoded: Encoded, learned: "Learned", judged: "Judged", encoder: "Encoder | LazyEncoder"
 ) -> dict[str, Any]:
     """How the version came about. No time of day stands in it; made again it says the same but for how long things took."""
     plan = learned.plan.to_dict()

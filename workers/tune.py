@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zerogate
+from service.artifacts import Workspace
 from service.embeddings.loaded_models import EncoderFacts
 from service.jobs.finishing import TunedEncoderFacts
-from service.jobs.lifecycle import Claim
 from service.resources import Resources
 from workers.supervision import Supervision
 from workers.train_inputs import Encoded, Inputs
 from workers.train_report import library_versions, scores_of, verdict_of
+from workers.workspace import saving
 from zerogate.encoder_files import describe_encoder
 from zerogate.folded import FoldedHead
 from zerogate.guard import Guard, forgetting
@@ -37,12 +38,12 @@ class _Weighed:
 
 def tune(
     resources: Resources,
-    mine: Claim,
     inputs: Inputs,
     task: Task,
     guard: Guard,
     encoded: Encoded,
     learned: "Learned",
+    work: Workspace,
     supervise: Supervision,
 ) -> TunedEncoderFacts:
     """Train the encoder with the head behind it, and store it as a new one. The instance that serves is never touched.
@@ -50,24 +51,24 @@ def tune(
     A run that was interrupted goes on from its last checkpoint: the head before it comes out the same.
     """
     examples, head = tuning_examples(task), _start(learned)
+    mine, tell = supervise.claim, saving(work, supervise)
     original = resources.models.encoder(inputs.encoder).encoder
-    with resources.artifacts.scratch() as scratch:
+    with resources.artifacts.scratch(f"{mine.job_id}-{mine.token}.") as scratch:
         made = zerogate.tune_encoder(
             original.files,
             head,
             examples,
             recipe=inputs.tuning,
             folder=scratch / "encoder",
-            work=resources.artifacts.work_folder(mine.job_id),
+            work=work.folder,
             device=original.device.type,
-            on_step=lambda step, steps, _loss: supervise("tune the encoder", step, steps),
+            on_step=lambda step, steps, _loss: tell("tune the encoder", step, steps),
         )
         encoder = _describe(inputs, made.path)
         weighed = _weigh(resources, encoder, task, guard, encoded, supervise)
         resources.models.forget(encoder.fingerprint)  # its folder moves now
         key = f"encoders/{mine.job_id}/{mine.token}"
-        resources.artifacts.store_folder(key, made.path)
-    resources.artifacts.forget_work(mine.job_id)
+        supervise.patiently(lambda: resources.artifacts.store_folder(key, made.path))
     return _facts(inputs, task, examples, encoder, made, weighed, key)
 
 

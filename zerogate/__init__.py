@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zerogate.head_shapes import HeadShape as HeadShape
     from zerogate.heads import SkipHead as SkipHead
     from zerogate.heads import make_head as make_head
+    from zerogate.lazy_encoder import LazyEncoder as LazyEncoder
     from zerogate.learning import assess as assess
     from zerogate.learning import learn as learn
     from zerogate.plan import Way as Way
@@ -41,6 +42,7 @@ _HOME = {
     "Encoder": "zerogate.encoder",
     "FoldedHead": "zerogate.folded",
     "HeadShape": "zerogate.head_shapes",
+    "LazyEncoder": "zerogate.lazy_encoder",
     "Recipe": "zerogate.recipe",
     "Rows": "zerogate.task_parts",
     "SkipHead": "zerogate.heads",

@@ -18,6 +18,7 @@ from zerogate.encoder_files import Role
 
 if TYPE_CHECKING:
     from zerogate.encoder import Encoder  # loads torch; the cache itself needs none
+    from zerogate.lazy_encoder import LazyEncoder
 
 _CHECKSUM_BYTES = 4
 # What is encoded is written this often: a killed job loses at most a second or two of encoding.
@@ -25,10 +26,13 @@ _TEXTS_PER_WRITE = 256
 
 
 class EmbeddingCache:
-    """Base vectors on disk, by content. Safe to share between threads; open a folder only once per process."""
+    """Base vectors on disk, by content. Safe to share between threads and processes; open a folder only once per process."""
 
     def __init__(self, folder: Path, *, max_bytes: int = 64 * 2**30) -> None:
-        """Open or make the cache. max_bytes: the largest size of the file; a full cache stops growing, nothing fails."""
+        """Open or make the cache.
+
+        max_bytes: the largest size of the file. A full cache, or a full disk, stops growing; nothing fails.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         # readahead off: entries are read at random. The file is sparse, so max_bytes costs address space only.
         self._env = lmdb.open(str(folder), map_size=max_bytes, readahead=False, max_readers=512)
@@ -46,16 +50,18 @@ class EmbeddingCache:
         return vectors, found
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Store the rows of vectors, (n, dim) float32, under their keys; durable when it returns."""
+        """Store the rows of vectors, (n, dim) float32, under their keys; durable when it returns, unless there is no room."""
         rows = np.ascontiguousarray(vectors, dtype="<f4")
         try:
             with self._env.begin(write=True) as writer:
                 for key, row in zip(keys, rows, strict=True):
                     entry = row.tobytes()
                     writer.put(key, entry + zlib.crc32(entry).to_bytes(_CHECKSUM_BYTES, "little"))
-        except lmdb.MapFullError:
-            # A cache may forget: the vectors were made, they are only not remembered.
-            return
+        except lmdb.Error as error:
+            # A cache may forget: the vectors were made, they are only not remembered. DiskError is ENOSPC; where the last
+            # pages fit in part LMDB says EIO, which like EDQUOT and EFBIG has no class of its own.
+            if not (isinstance(error, lmdb.MapFullError | lmdb.DiskError) or type(error) is lmdb.Error):
+                raise
 
     def close(self) -> None:
         """Give the file back."""
@@ -65,7 +71,8 @@ class EmbeddingCache:
 class CachedEncoder:
     """An encoder that remembers. Gives the same as `Encoder.encode`, and encodes only what the cache lacks."""
 
-    def __init__(self, encoder: "Encoder", cache: EmbeddingCache) -> None:
+    def __init__(self, encoder: "Encoder | LazyEncoder", cache: EmbeddingCache) -> None:
+        """encoder: a lazy one is loaded when a text is missing in the cache, and not before."""
         self.encoder = encoder
         self._cache = cache
 

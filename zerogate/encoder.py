@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from zerogate.encoder_files import EncoderFiles, Role, describe_encoder
 from zerogate.errors import EncoderMismatch
-from zerogate.precision import Dtype, best_dtype
+from zerogate.precision import Dtype, best_device, best_dtype
 
 # Small batches of equal length fill two cores and waste nothing on padding; one batch takes about 25 ms, so that a
 # waiting request gets its turn soon. 1,024 tokens measured best on the standard library's docstrings.
@@ -48,7 +48,7 @@ class Encoder:
         device: `cpu`, `cuda`, `cuda:1`, ...; by default the first CUDA device, else the CPU. dtype: by default `best_dtype`.
         """
         self.files = describe_encoder(source, prompts=prompts, max_length=max_length) if isinstance(source, str) else source
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = best_device() if device is None else torch.device(device)
         self.dtype: Dtype = dtype or best_dtype(self.device)
         self._tokens_per_batch = _TOKENS_PER_BATCH if self.device.type == "cpu" else _TOKENS_PER_GPU_BATCH
         self._lock = threading.Lock()

@@ -1,9 +1,10 @@
 """Fit a head to examples over base vectors. The encoder takes no part: an epoch is a few small matrix products."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,12 +13,15 @@ from torch import Tensor
 
 from zerogate.errors import TooFewExamples, TrainingDiverged
 from zerogate.examples import Kind
+from zerogate.fit_state import FitState, Keeper, OnFitStep
+from zerogate.folded import ServedHead
 from zerogate.hard_negatives import mine_hard_negatives
 from zerogate.heads import Head, make_head
 from zerogate.losses.distillation import similarity_distillation
 from zerogate.objectives import Objective, batches, objective_for
 from zerogate.precision import best_dtype
 from zerogate.recipe import MIN_EXAMPLES, Recipe
+from zerogate.records import Records
 from zerogate.training import Examples, GroupExamples, PairExamples, ScoredExamples, named
 from zerogate.vectors import Vectors
 
@@ -33,12 +37,17 @@ class Fit:
     """A fitted head, the seconds it took, and the mean loss of every epoch.
 
     identity_at_start: whether, before the first step, the head gave all vectors back bit for bit.
+    snapshots: the head after the epochs that were asked for. steps: of all epochs that were to be done; resumed_step: how many
+    of them records had, 0 where this run began at the beginning. seconds: of earlier runs too, as far as records had them.
     """
 
     head: Head
     seconds: float
     losses: list[float]
     identity_at_start: bool
+    snapshots: list[ServedHead]
+    steps: int
+    resumed_step: int
 
 
 def fit(
@@ -48,17 +57,19 @@ def fit(
     *,
     near: NDArray[np.float32] | None = None,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, int, float], None] | None = None,
-    on_epoch: Callable[[int, Head], bool] | None = None,
+    on_step: OnFitStep | None = None,
+    snapshots: Sequence[int] = (),
+    records: Records | None = None,
 ) -> Fit:
     """Fit a head by the recipe's loss.
 
     vectors: base vectors of the texts that the examples' indices mean, float32 with unit rows.
     near: (r, dim) base vectors of general texts; with `stay_near_base` their similarities to each other and to the training
         texts are kept near the encoder's.
-    on_step: called before every step with (step, steps, mean loss of the epoch before); it may raise to stop.
-    on_epoch: called after every epoch with (epochs done, the head in evaluation mode); true ends the training.
-    The same seed, vectors, device and number of threads give the same bytes.
+    on_step: called before every step that is done with (step, steps, mean loss of the epoch before); it may raise to stop.
+    snapshots: epochs that the recipe comes to, ascending: after each of them the head is remembered.
+    records: where the fit stands is kept there, and a fit with the same arguments goes on from it.
+    The same seed, vectors, device and number of threads give the same bytes, whether the fit was stopped in between or not.
     Raises TooFewExamples below `MIN_EXAMPLES`, TrainingDiverged when the loss is no finite number, ZerogateError for a recipe
     that does not go with the examples.
     """
@@ -75,52 +86,82 @@ def fit(
     # Only what is trained on: the vectors of held-out texts may be there as well.
     trained = [side[torch.from_numpy(rows).to(device)] for side, rows in zip((queries, documents), named(examples), strict=True)]
     distil = _Distillation(head, [*trained, *([] if near is None else [_tensor(near, device)])], recipe)
-    losses: list[float] = []
-    if any(True for _ in head.parameters()):
-        losses.extend(_epochs(head, objective, distil, len(examples), recipe, on_step, on_epoch))
-    return Fit(head.eval().cpu(), time.perf_counter() - started, losses, identity_at_start)
+    if not any(True for _ in head.parameters()):
+        found = head.cpu()
+        return Fit(found, time.perf_counter() - started, [], identity_at_start, [found.served() for _ in snapshots], 0, 0)
+    draws = {"masks": head.drop.masks(queries.device), "near": distil.draw}
+    state = FitState(head, objective, recipe, len(examples), draws)
+    name = "" if records is None else _name(records, recipe, examples, [one.cpu().numpy() for one in trained], near, snapshots)
+    keeper = Keeper(records, name, state, started)
+    keeper.load()
+    resumed = state.step
+    _train(head, objective, distil, recipe, state, keeper, snapshots=snapshots, on_step=on_step)
+    head.eval().cpu()
+    remembered = _served(head, [state.snapshots[epoch] for epoch in snapshots])
+    return Fit(head, keeper.seconds, state.losses, identity_at_start, remembered, state.step, resumed)
 
 
-def _epochs(
+def _name(
+    records: Records,
+    recipe: Recipe,
+    examples: Examples,
+    trained: Sequence[NDArray[np.float32]],
+    near: NDArray[np.float32] | None,
+    snapshots: Sequence[int],
+) -> str:
+    """Of the record of this fit. examples: with the negatives that were mined; trained: the vectors that they name."""
+    return records.name("fit", recipe.to_dict(), examples, trained, near, list(snapshots))
+
+
+def _served(head: Head, snapshots: Sequence[Sequence[Tensor]]) -> list[ServedHead]:
+    """The head with the parameters of each of the snapshots; it keeps its own."""
+    own = [one.detach().clone() for one in head.parameters()]
+    found: list[ServedHead] = []
+    for snapshot in snapshots:
+        _set(head, snapshot)
+        found.append(head.served())
+    _set(head, own)
+    return found
+
+
+def _set(head: Head, values: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for one, value in zip(head.parameters(), values, strict=True):
+            one.copy_(value)
+
+
+def _train(
     head: Head,
     objective: Objective,
     distil: "_Distillation",
-    count: int,
     recipe: Recipe,
-    on_step: Callable[[int, int, float], None] | None,
-    on_epoch: Callable[[int, Head], bool] | None,
-) -> Iterator[float]:
-    """Train, and give the mean loss of every epoch."""
-    parameters = [*head.parameters(), *objective.parameters]
-    device = parameters[0].device
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    per_epoch = max(1, -(-count // recipe.batch_size))
-    steps = recipe.epochs * per_epoch
-    # One step more than there are: the very last rate is 0, and a step of it would be lost.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps + 1)
-    shuffle = torch.Generator().manual_seed(recipe.seed)
-    step, last = 0, float("nan")
-    for epoch in range(1, (recipe.stop_after or recipe.epochs) + 1):
-        head.train()
-        total = torch.zeros((), device=device)
-        for rows in batches(objective.order(shuffle).to(device), recipe.batch_size):
-            if on_step is not None:
-                on_step(step, steps, last)
+    state: FitState,
+    keeper: Keeper,
+    *,
+    snapshots: Collection[int],
+    on_step: OnFitStep | None,
+) -> None:
+    """Do the epochs that are left, from the step where the state stands."""
+    head.train()
+    while not state.is_done:
+        order = state.order().to(state.device)
+        for rows in islice(batches(order, recipe.batch_size), state.step % state.per_epoch, None):
+            keeper.before_step(on_step)
             # A context a step: it remembers the weights that it has rounded, and the optimizer changes them.
-            with _mixed_precision(device):
+            with _mixed_precision(state.device):
                 loss = objective(rows) + distil()
-            optimizer.zero_grad(set_to_none=True)
+            state.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-            total += loss.detach()  # read once an epoch: reading waits for a GPU
-            step += 1
-        last = float(total) / per_epoch
-        if not (np.isfinite(last) and all(bool(torch.isfinite(one).all()) for one in parameters)):
-            raise TrainingDiverged(step, last)
-        yield last
-        if on_epoch is not None and on_epoch(epoch, head.eval()):
-            return
+            state.optimizer.step()
+            state.schedule.step()
+            state.total += loss.detach()
+            state.step += 1
+        last = state.end_epoch()
+        if not (np.isfinite(last) and state.is_finite):
+            raise TrainingDiverged(state.step, last)
+        if len(state.losses) in snapshots:
+            state.take_snapshot()
+    keeper.keep()
 
 
 class _Distillation:
@@ -132,14 +173,14 @@ class _Distillation:
         self._base = torch.cat(sides) if self._weight else sides[0]
         # Half of every sample comes from the last side, the general texts where there are any, however many texts there are.
         self._general = len(sides[-1])
-        self._draw = torch.Generator().manual_seed(recipe.seed + 2)
+        self.draw = torch.Generator().manual_seed(recipe.seed + 2)
 
     def __call__(self) -> Tensor | float:
         if not self._weight:
             return 0.0
         count, half = len(self._base), _NEAR_ROWS // 2
-        anywhere = torch.randint(count, (half,), generator=self._draw)
-        general = torch.randint(count - self._general, count, (half,), generator=self._draw) if self._general else anywhere
+        anywhere = torch.randint(count, (half,), generator=self.draw)
+        general = torch.randint(count - self._general, count, (half,), generator=self.draw) if self._general else anywhere
         rows = torch.cat((anywhere, general)).to(self._base.device)
         teacher = self._base[rows]  # (r, dim)
         student = torch.nn.functional.normalize(self._head(teacher), dim=1)  # (r, out_dim)

@@ -187,11 +187,15 @@ class SkipDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.share == 0.0:
             return x
-        if self._masks.device != x.device:
-            self._masks = torch.Generator(x.device).manual_seed(self._masks.initial_seed())
         # Comparing uniform numbers draws the same mask as `bernoulli_` in a third of the time, which was a third of a step.
-        keep = torch.rand(x.shape, generator=self._masks, device=x.device) >= self.share
+        keep = torch.rand(x.shape, generator=self.masks(x.device), device=x.device) >= self.share
         return x * keep / (1.0 - self.share)
+
+    def masks(self, device: torch.device) -> torch.Generator:
+        """The generator of the masks of inputs on this device."""
+        if self._masks.device != device:
+            self._masks = torch.Generator(device).manual_seed(self._masks.initial_seed())
+        return self._masks
 
 
 class _Appended(torch.autograd.Function):

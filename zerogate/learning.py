@@ -1,8 +1,10 @@
 """From a task to a judged head: search, fit on everything, weigh against the encoder on the test and on the guard."""
 
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +20,7 @@ from zerogate.folded import FoldedHead, ServedHead
 from zerogate.guard import Forgetting, Guard, forgetting
 from zerogate.plan import Plan, Way
 from zerogate.recipe import Recipe
+from zerogate.records import Records
 from zerogate.search import OnStep, Search
 from zerogate.sides import evaluate_tuned, tuned_vectors
 from zerogate.stacked import StackedHead
@@ -37,7 +40,8 @@ class Learned:
 
     losses: for every recipe that was fitted to all examples, the mean loss of each epoch. fit_seconds: of those fits.
     identity_at_start: whether every fitted head gave its input back bit for bit before its first step (None: nothing was
-    fitted, or heads that do not promise it).
+    fitted, or heads that do not promise it). resumed_step: how many steps of those fits an earlier run had done; what it had
+    done of the search says the plan.
     """
 
     plan: Plan
@@ -45,6 +49,7 @@ class Learned:
     losses: list[list[float]]
     fit_seconds: float
     identity_at_start: bool | None
+    resumed_step: int
 
 
 @dataclass(frozen=True)
@@ -70,25 +75,40 @@ def learn(
     max_seconds: float = float("inf"),
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    work: Path | None = None,
 ) -> Learned:
     """Decide how to make the head, and make it of all training examples.
 
     vectors, guard_vectors: base vectors of the task's and the guard's texts. recipe: None searches; with one only the strength is
     chosen. budget: the forgetting on the choosing half of the guard that is allowed. max_seconds: of the search; it only shortens
     the list of trials. on_step: called with (stage, done, total); it may raise to stop.
-    The same seed, vectors, device and number of threads give the same bytes, unless `max_seconds` cut the search.
+    work: a folder for what is done already, written every 15 seconds and where the training is stopped. A run with the same
+        arguments and the same `work` goes on from there. The caller removes the folder.
+    The same seed, vectors, device and number of threads give the same bytes, whether the training was stopped in between or not,
+    unless `max_seconds` cut the search.
     """
+    records = None if work is None else Records(work, computer=_computer(device))
     near = choosing_texts(guard, guard_vectors)
-    scales = Scales(task, vectors, guard, guard_vectors, budget=budget)
+    scales = Scales(task, vectors, guard, guard_vectors, budget=budget, records=records)
     if task.folds:
-        search = Search(task, vectors, scales, near=near, seed=seed, max_seconds=max_seconds, device=device, on_step=on_step)
+        search = Search(
+            task,
+            vectors,
+            scales,
+            near=near,
+            seed=seed,
+            max_seconds=max_seconds,
+            device=device,
+            on_step=on_step,
+            records=records,
+        )
         plan = search.run() if recipe is None else search.weigh(recipe)
     else:
         plan = _without_search(task, recipe, seed)
-    made = make(plan.way, vectors, task.train, near=near, device=device, on_step=on_step)
+    made = make(plan.way, vectors, task.train, near=near, device=device, on_step=on_step, records=records)
     if not task.folds:
         plan = _by_guard(plan, made.head, scales)
-    return Learned(plan, made.head, made.losses, made.seconds, made.identity_at_start)
+    return Learned(plan, made.head, made.losses, made.seconds, made.identity_at_start, made.resumed_step)
 
 
 @dataclass(frozen=True)
@@ -99,6 +119,7 @@ class Made:
     losses: list[list[float]]
     seconds: float
     identity_at_start: bool | None
+    resumed_step: int
 
 
 def make(
@@ -109,21 +130,31 @@ def make(
     near: NDArray[np.float32],
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    records: Records | None = None,
 ) -> Made:
-    """Make the head at full strength. The same way, vectors, device and number of threads give the same bytes."""
+    """Make the head at full strength. The same way, vectors, device and number of threads give the same bytes.
+
+    records: where the fits are kept and found again.
+    """
     started = time.perf_counter()
     if not way.recipes:
-        return Made(_closed_form(way, vectors, examples), [], time.perf_counter() - started, None)
+        return Made(_closed_form(way, vectors, examples), [], time.perf_counter() - started, None, 0)
     tell = _stage(on_step)
     fits = [
-        fit(vectors, examples, recipe, near=near, device=device, on_step=tell(number, len(way.recipes)))
+        fit(vectors, examples, recipe, near=near, device=device, on_step=tell(number, len(way.recipes)), records=records)
         for number, recipe in enumerate(way.recipes)
     ]
     heads = [one.head.weights() for one in fits]
     folded = [head for head in heads if isinstance(head, FoldedHead)]
     head = heads[0] if len(heads) == 1 else FoldedHead.mean(folded)
     promised = [one.identity_at_start for one in fits if one.head.shape.is_identity_at_start]
-    return Made(head, [one.losses for one in fits], time.perf_counter() - started, all(promised) if promised else None)
+    return Made(
+        head,
+        [one.losses for one in fits],
+        sum(one.seconds for one in fits),
+        all(promised) if promised else None,
+        sum(one.resumed_step for one in fits),
+    )
 
 
 def assess(
@@ -174,6 +205,18 @@ def _by_guard(plan: Plan, head: ServedHead, scales: Scales) -> Plan:
     allowed = [strength for strength, forgotten in lost.items() if forgotten <= scales.budget]
     told: list[dict[str, Any]] = [{"strength": s, "score": None, "forgetting": found} for s, found in {0.0: 0.0, **lost}.items()]
     return Plan(plan.way, max(allowed, default=STRENGTHS[0]), "", told, {}, [], planned=0, finished=0, seconds=0.0)
+
+
+def _computer(device: torch.device | str) -> dict[str, Any]:
+    """What of the machine decides the last bits of a head."""
+    chosen = torch.device(device)
+    return {
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
+    }
 
 
 def _blocks(on_step: OnStep | None, stage: str) -> OnBlock | None:

@@ -62,6 +62,8 @@ class Plan:
     strength: the dial, 0 to 1. curve: the winner's score and forgetting over the strength, from 0, on the validation parts and
     the choosing half of the guard; candidates: the same at their best strength for every way that was weighed.
     planned, finished: how many recipes were to be tried and were tried; fewer where a time limit stopped it. seconds: of it all.
+    resumed_trials: how many trials had been fitted before, by a run that was killed. It says nothing of the result, and does not
+    stand in `to_dict`.
     """
 
     way: Way
@@ -73,6 +75,9 @@ class Plan:
     planned: int
     finished: int
     seconds: float
+    resumed_trials: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "way": self.way.to_dict(), "trials": [trial.to_dict() for trial in self.trials]}
+        told = {**asdict(self), "way": self.way.to_dict(), "trials": [trial.to_dict() for trial in self.trials]}
+        del told["resumed_trials"]
+        return told

@@ -1,10 +1,15 @@
-"""Which numbers a device multiplies fastest without losing what counts."""
+"""Which device computes, and which numbers it multiplies fastest without losing what counts."""
 
 from typing import Literal
 
 import torch
 
 Dtype = Literal["float32", "bfloat16"]
+
+
+def best_device() -> torch.device:
+    """The first CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def best_dtype(device: torch.device) -> Dtype:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from zerogate.closed_form import RIDGE_PULLS, procrustes, ridge, sources_and_targets
 from zerogate.errors import TrainingDiverged
-from zerogate.fitting import fit
+from zerogate.fitting import Fit, fit
 from zerogate.folded import FoldedHead, ServedHead
-from zerogate.heads import Head
 from zerogate.plan import Plan, Trial, Way
 from zerogate.recipe import Recipe
+from zerogate.records import Records
 from zerogate.strength import STRENGTHS, Point, Scales
 from zerogate.tasks import Task
 from zerogate.trials import trial_recipes
@@ -63,11 +63,14 @@ class Search:
         max_seconds: float = float("inf"),
         device: torch.device | str = "cpu",
         on_step: OnStep | None = None,
+        records: Records | None = None,
     ) -> None:
-        """near: base vectors of general texts for the stay-near-base term."""
+        """near: base vectors of general texts for the stay-near-base term. records: where fits are kept and found again."""
         self._task, self._vectors, self._scales, self._near = task, vectors, scales, near
         self._seed, self._max_seconds, self._device, self._on_step = seed, max_seconds, device, on_step
+        self._records = records
         self._trials: list[Trial] = []
+        self._resumed = 0
         self._expected = 1
 
     def run(self) -> Plan:
@@ -102,6 +105,7 @@ class Search:
             planned=planned,
             finished=len({trial.number for trial in self._trials}),
             seconds=time.perf_counter() - started,
+            resumed_trials=self._resumed,
         )
 
     def _halve(self, recipes: Sequence[Recipe], started: float) -> list[_Candidate]:
@@ -138,13 +142,14 @@ class Search:
         if shortened.stop_after:
             checkpoints = [shortened.stop_after]
         try:
-            snapshots = [self._fit(fold_number, shortened, checkpoints) for fold_number in range(len(self._task.folds))]
+            fits = [self._fit(fold_number, shortened, checkpoints) for fold_number in range(len(self._task.folds))]
         except TrainingDiverged:
             self._trials.append(Trial(number, share, recipe, None, None, None, time.perf_counter() - started))
             return None
+        self._resumed += all(one.resumed_step == one.steps > 0 for one in fits)
         found: list[_Candidate] = []
         for place, epoch in enumerate(checkpoints):
-            heads = [heads[place] for heads in snapshots]
+            heads = [one.snapshots[place] for one in fits]
             way = Way("head", (replace(shortened, stop_after=epoch % shortened.epochs),), query_only=recipe.query_only)
             found.append(self._candidate(way, heads, _TRIAL_STRENGTHS))
         best = max(found, key=lambda one: self._worth(one.point))
@@ -152,25 +157,18 @@ class Search:
         self._trials.append(Trial(number, share, best.way.recipes[0], **point, seconds=time.perf_counter() - started))
         return best
 
-    def _fit(self, fold: int, recipe: Recipe, checkpoints: Sequence[int]) -> list[ServedHead]:
-        """The head after each of the checkpoints, in epochs."""
-        found: list[ServedHead] = []
-
-        def remember(epoch: int, head: Head) -> bool:
-            if epoch in checkpoints:
-                found.append(head.served())
-            return False
-
-        fitted = fit(
+    def _fit(self, fold: int, recipe: Recipe, checkpoints: Sequence[int]) -> Fit:
+        """The recipe on a fold, with a snapshot of the head after each of the checkpoints, in epochs."""
+        return fit(
             self._vectors,
             self._task.folds[fold].part,
             recipe,
             near=self._near,
             device=self._device,
             on_step=self._tell,
-            on_epoch=remember,
+            snapshots=checkpoints,
+            records=self._records,
         )
-        return found or [fitted.head.served()] * len(checkpoints)
 
     def _tell(self, _step: int, _steps: int, _loss: float) -> None:
         if self._on_step is not None:
@@ -203,7 +201,7 @@ class Search:
             return
         recipe = replace(winner, head="linear", blocks=1, merge="add", norm="none", activation="none", stop_after=0)
         try:
-            heads = [self._fit(fold, recipe, [recipe.epochs])[0] for fold in range(len(self._task.folds))]
+            heads = [self._fit(fold, recipe, [recipe.epochs]).snapshots[0] for fold in range(len(self._task.folds))]
         except TrainingDiverged:
             return
         yield self._candidate(Way("linear", (recipe,), query_only=recipe.query_only), heads)

@@ -11,6 +11,7 @@ from zerogate.evaluation import Evaluation, MeanEvaluation
 from zerogate.folded import ServedHead
 from zerogate.guard import Guard
 from zerogate.label_test import LabelTest
+from zerogate.records import Record, Records
 from zerogate.scored_test import RankEvaluation, ScoredTest
 from zerogate.sides import evaluate_tuned
 from zerogate.tasks import Task
@@ -34,13 +35,27 @@ class Point:
 class Scales:
     """Weighs heads: gain on the folds' validation parts against forgetting on the choosing half of the guard."""
 
-    def __init__(self, task: Task, vectors: Vectors, guard: Guard, guard_vectors: Vectors, *, budget: float) -> None:
-        """vectors, guard_vectors: base vectors of the task's and the guard's texts. budget: the forgetting that is allowed."""
+    def __init__(
+        self,
+        task: Task,
+        vectors: Vectors,
+        guard: Guard,
+        guard_vectors: Vectors,
+        *,
+        budget: float,
+        records: Records | None = None,
+    ) -> None:
+        """vectors, guard_vectors: base vectors of the task's and the guard's texts. budget: the forgetting that is allowed.
+
+        records: what was weighed is kept there, and found again.
+        """
         self.budget = budget
         self._folds = [(fold.validation.test, fold.validation.of(vectors)) for fold in task.folds]
         self._guard = guard
         self._guard_vectors = guard_vectors
         self._guard_base = guard.choosing.evaluate(guard_vectors).value
+        self._records = records
+        self._name = "" if records is None else records.name("scales", self._folds, guard.choosing, guard_vectors)
 
     def base(self) -> Point:
         """The encoder itself, strength 0."""
@@ -48,7 +63,10 @@ class Scales:
 
     def curve(self, heads: Sequence[ServedHead], *, query_only: bool, strengths: Sequence[float] = STRENGTHS) -> list[Point]:
         """What the heads, one for each fold, earn and forget at each strength."""
-        return [self._point(heads, strength, query_only=query_only) for strength in strengths]
+        if self._records is None:
+            return [self._point(heads, strength, query_only=query_only) for strength in strengths]
+        name = self._records.name("heads", self._name, heads, query_only)
+        return [self._recorded(self._records, name, heads, strength, query_only=query_only) for strength in strengths]
 
     def best(self, curve: Sequence[Point]) -> Point:
         """The point with the best score inside the budget, else the one that forgets least; of equal ones the weaker."""
@@ -61,6 +79,17 @@ class Scales:
         """What a head at its full strength loses on the choosing half of the guard; below 0 is a gain."""
         found = evaluate_tuned(self._guard.choosing, self._guard_vectors, head, query_only=query_only)
         return self._guard_base - found.value
+
+    def _recorded(
+        self, records: Records, of_heads: str, heads: Sequence[ServedHead], strength: float, *, query_only: bool
+    ) -> Point:
+        name = records.name("point", of_heads, strength)
+        record = records.find(name)
+        if record is not None:
+            return Point(strength, _evaluation_of(record), record.facts["forgetting"])
+        point = self._point(heads, strength, query_only=query_only)
+        records.keep(name, _record_of(point))
+        return point
 
     def _point(self, heads: Sequence[ServedHead], strength: float, *, query_only: bool) -> Point:
         weaker = [head.at_strength(strength) for head in heads]
@@ -95,3 +124,20 @@ def choosing_texts(guard: Guard, vectors: Vectors) -> NDArray[np.float32]:
         case other:
             rows = np.unique(other.queries)  # type: ignore[attr-defined]
     return vectors.queries[rows]
+
+
+def _record_of(point: Point) -> Record:
+    facts = {"forgetting": point.forgetting, "primary": point.found.primary}
+    match point.found:
+        case MeanEvaluation(per_item=per_item):
+            return Record(per_item, {**facts, "names": list(per_item)})
+        case RankEvaluation(cosines=cosines, wanted=wanted):
+            return Record({"cosines": cosines, "wanted": wanted}, facts)
+        case other:
+            raise TypeError(f"an evaluation of a search is a MeanEvaluation or a RankEvaluation, found {type(other)}")
+
+
+def _evaluation_of(record: Record) -> Evaluation:
+    if "names" in record.facts:
+        return MeanEvaluation(record.facts["primary"], {name: record.arrays[name] for name in record.facts["names"]})
+    return RankEvaluation(record.arrays["cosines"], record.arrays["wanted"], record.facts["primary"])

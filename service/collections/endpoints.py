@@ -24,7 +24,7 @@ from service.http.dependencies import ProjectId, ReadSession, ResourcesDep, Writ
 from service.http.pages import Deleted, Page
 from service.jobs.answers import answer_for
 from service.jobs.schemas import JobAnswer
-from service.models.queries import get_model, get_version, version_facts
+from service.models.queries import get_version, version_facts
 from service.tables import Collection, EncoderRow, Model
 from service.vectors.filters import parse_filter
 
@@ -32,12 +32,19 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
 
 @router.post("", status_code=201, summary="Make a collection")
-def create(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, body: CollectionRequest) -> CollectionAnswer:
+def create(resources: ResourcesDep, project_id: ProjectId, body: CollectionRequest) -> CollectionAnswer:
     """Make an empty collection, bound to a model for good. Declare the metadata fields that filters will use now."""
-    with inside_a_body():
-        model = get_model(session, project_id, body.model)
-    row = create_collection(session, resources.vectors, project_id, body.name, model=model, indexes=body.indexes)
-    return _answer(session, row)
+    create_collection(
+        resources.database,
+        resources.vectors,
+        project_id,
+        body.name,
+        model=body.model,
+        indexes=body.indexes,
+        settings=body.index_settings(),
+    )
+    with resources.database.read() as session:
+        return _answer(session, get_collection(session, project_id, body.name))
 
 
 @router.get("", summary="List collections")

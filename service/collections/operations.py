@@ -4,33 +4,70 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.collections.queries import find_collection, query_only_versions
+from service.collections.physical import ensure, physical_of
+from service.collections.queries import find_collection, get_collection, query_only_versions
+from service.collections.writer import has_writer
 from service.db import Database, now
-from service.errors import Conflict, InvalidRequest, Unavailable
+from service.errors import Conflict, InvalidRequest, ServiceError, Unavailable, inside_a_body
 from service.ids import new_id
-from service.jobs.lifecycle import cancel
+from service.jobs.lifecycle import LEASE, cancel
 from service.jobs.queueing import queue_job
-from service.models.queries import get_version, version_facts
+from service.models.queries import get_model
 from service.names import check_name, vector_name
 from service.queue import JobQueue
-from service.tables import TERMINAL_STATES, Collection, CollectionVector, EncoderRow, Job, Model
-from service.vectors.engine import FieldType, VectorEngine
+from service.tables import TERMINAL_STATES, Collection, CollectionVector, Job, Model
+from service.vectors.engine import DEFAULT_INDEX, FieldType, IndexSettings, VectorEngine
 
 _FIELD = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
-_WAIT_FOR_WRITER_SECONDS = 10.0
-# Always indexed: deleting a document finds its points by it.
-_OWN_INDEXES: dict[str, FieldType] = {"document_id": "keyword"}
+_WAIT_FOR_WRITER_SECONDS = LEASE.total_seconds() + 2.0
 
 
 def create_collection(
-    session: Session, vectors: VectorEngine, project_id: str, name: str, *, model: Model, indexes: Mapping[str, FieldType]
+    database: Database,
+    vectors: VectorEngine,
+    project_id: str,
+    name: str,
+    *,
+    model: str,
+    indexes: Mapping[str, FieldType],
+    settings: IndexSettings = DEFAULT_INDEX,
 ) -> Collection:
-    """Make an empty collection bound to the model, with `base` and the live version ready. Raises Conflict for a taken name.
+    """Make an empty collection bound to the model, with `base` and the live version ready, in the database and in Qdrant.
+
+    Raises InvalidRequest for an unknown model, Conflict for a taken name, Unavailable while Qdrant does not answer; then nothing
+    is left. A kill in between leaves an empty collection, which its first publish makes in Qdrant.
+    """
+    with database.write() as session:
+        with inside_a_body():
+            bound = get_model(session, project_id, model)
+        row = add_collection(session, project_id, name, model=bound, indexes=indexes, settings=settings)
+        physical = physical_of(session, row)
+    try:
+        ensure(vectors, physical)
+    except ServiceError:
+        with database.write() as session:
+            session.delete(session.get_one(Collection, row.id))
+        raise
+    return row
+
+
+def add_collection(
+    session: Session,
+    project_id: str,
+    name: str,
+    *,
+    model: Model,
+    indexes: Mapping[str, FieldType],
+    settings: IndexSettings = DEFAULT_INDEX,
+) -> Collection:
+    """The rows of an empty collection; whoever writes to it first makes it in Qdrant. Raises Conflict for a taken name.
 
     indexes: metadata fields that filters will use, and their types; they cannot be added later.
     """
@@ -47,19 +84,12 @@ def create_collection(
         model_id=model.id,
         qdrant_collection=f"{project_id}_{name}",
         indexes=dict(indexes),
+        settings=asdict(settings),
         created_at=now(),
     )
     session.add(row)
     session.flush()
-    encoder = session.get_one(EncoderRow, model.encoder_id)
-    # Without a row of this name, whatever stands under it is what a killed process left behind.
-    vectors.drop_collection(row.qdrant_collection)
-    payload_indexes = {f"metadata.{field}": kind for field, kind in indexes.items()}
-    vectors.create_collection(row.qdrant_collection, dim=encoder.dim, indexes={**_OWN_INDEXES, **payload_indexes})
     for version in sorted({0, model.live_version} - query_only_versions(session, model.id)):
-        if version > 0:
-            dim = version_facts(get_version(session, model, version), model, encoder).dim
-            vectors.add_vector_name(row.qdrant_collection, vector_name(version), dim=dim)
         session.add(
             CollectionVector(
                 collection_id=row.id,
@@ -74,13 +104,15 @@ def create_collection(
     return row
 
 
-def get_or_create_collection(
-    session: Session, vectors: VectorEngine, project_id: str, name: str, *, model: Model, indexes: Mapping[str, FieldType]
+def get_or_add_collection(
+    session: Session, project_id: str, name: str, *, model: Model, indexes: Mapping[str, FieldType]
 ) -> Collection:
-    """The collection of this name, made where it is missing. Raises InvalidRequest when it is bound to another model."""
+    """The collection of this name, added where it is missing. Raises InvalidRequest when it is bound to another model."""
     found = find_collection(session, project_id, name)
     if found is None or found.deleting:  # the latter is a Conflict that says so
-        return create_collection(session, vectors, project_id, name, model=model, indexes=indexes)
+        with suppress(IntegrityError), session.begin_nested():  # PostgreSQL: another request was faster
+            return add_collection(session, project_id, name, model=model, indexes=indexes)
+        found = get_collection(session, project_id, name)
     if found.model_id != model.id:
         own = session.get_one(Model, found.model_id).name
         raise InvalidRequest(
@@ -102,27 +134,29 @@ def delete_collection(database: Database, vectors: VectorEngine, collection_id: 
     Raises Unavailable while a job still writes.
     """
     with database.write() as session:
-        collection = session.get_one(Collection, collection_id)
+        collection = session.get(Collection, collection_id)
+        if collection is None:
+            return  # another process was faster
         collection.deleting = True
         for job in session.scalars(select(Job).where(Job.collection_id == collection_id, Job.state.not_in(TERMINAL_STATES))):
             with suppress(Conflict):  # it has ended meanwhile
                 cancel(session, job)
-    _wait_for_writer(database, collection_id)
-    vectors.drop_collection(collection.qdrant_collection)
+        name, physical = collection.name, collection.qdrant_collection
+    _wait_for_writer(database, collection_id, name)
+    vectors.drop_collection(physical, owner=collection_id)
     with database.write() as session:
-        session.delete(session.get_one(Collection, collection_id))
+        session.execute(delete(Collection).where(Collection.id == collection_id))
 
 
-def _wait_for_writer(database: Database, collection_id: str) -> None:
+def _wait_for_writer(database: Database, collection_id: str, name: str) -> None:
     """A late upsert must not meet a new collection of the same name."""
     deadline = time.monotonic() + _WAIT_FOR_WRITER_SECONDS
     while True:
         with database.read() as session:
-            collection = session.get_one(Collection, collection_id)
-            if collection.writer is None or (collection.writer_expires_at or now()) <= now():
+            if not has_writer(session, collection_id):
                 return
         if time.monotonic() > deadline:
-            raise Unavailable(f"a job still writes to collection '{collection.name}'; delete it again in a moment")
+            raise Unavailable(f"a job still writes to collection '{name}'; delete it again in a moment")
         time.sleep(0.05)
 
 

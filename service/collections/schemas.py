@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from service.embeddings.loaded_models import VersionFacts
 from service.http.bodies import Body
 from service.tables import Collection, CollectionVector
-from service.vectors.engine import FieldType, Hit
+from service.vectors.engine import FieldType, Hit, IndexSettings
 
 
 class CollectionRequest(Body):
@@ -20,6 +20,15 @@ class CollectionRequest(Body):
     indexes: dict[str, FieldType] = Field(
         default={}, description="metadata fields that filters will use; they cannot be added later"
     )
+    quantization: Literal["none", "scalar", "turbo"] = Field(
+        default="none", description="what a Qdrant server searches through first: int8 (scalar) or TurboQuant; scores stay exact"
+    )
+    hnsw_m: int | None = Field(default=None, ge=0, le=1024, description="edges per node of the HNSW graph; default: the server's")
+    hnsw_ef_construct: int | None = Field(default=None, ge=4, le=10_000, description="default: the server's")
+
+    def index_settings(self) -> IndexSettings:
+        """How a server shall index it."""
+        return IndexSettings(self.quantization, self.hnsw_m, self.hnsw_ef_construct)
 
 
 class DocumentsRequest(Body):
@@ -101,6 +110,7 @@ class CollectionAnswer(BaseModel):
     model: str
     qdrant_collection: str
     indexes: dict[str, FieldType]
+    settings: dict[str, Any]
     points: int
     ready: list[str]
     building: list[str]
@@ -140,6 +150,7 @@ def collection_answer(
         model=served.model,
         qdrant_collection=row.qdrant_collection,
         indexes=row.indexes,
+        settings=row.settings,
         points=points,
         ready=[vector.vector_name for vector in vectors if vector.state == "ready"],
         building=[vector.vector_name for vector in vectors if vector.state == "building"],

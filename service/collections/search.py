@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from service.collections.queries import get_collection, ready_versions, serving_version
+from service.collections.queries import get_collection, ready_versions, serving_version, vector_rows
 from service.embeddings.loaded_models import VersionFacts
 from service.embeddings.operations import check_texts, embed, serving_name
 from service.errors import Conflict, InvalidRequest, NotFound
@@ -73,6 +73,11 @@ def search(
     try:
         return attempt()
     except NotFound:
+        with resources.database.read() as session:
+            target = choose_target(session, project_id, collection, version=version)
+            is_empty = not any(row.points for row in vector_rows(session, get_collection(session, project_id, collection).id))
+        if is_empty:  # not yet in Qdrant: whoever writes to it first makes it there
+            return target, []
         # A name may be dropped between choosing and searching it; then another one serves now.
         return attempt()
 

@@ -1,4 +1,4 @@
-"""The facts that a job which writes to a collection reads and leaves: the writer's lease, and the states of the named vectors.
+"""The facts that a job which writes to a collection reads and leaves: what to write, and the states of the named vectors.
 
 One writer at a time. An upsert replaces a whole point, so the writer gives every name that is `building` or `ready`; a name
 becomes ready when as many points have it as there are points.
@@ -7,18 +7,17 @@ becomes ready when as many points have it as there are points.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import or_, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from service.collections.physical import Physical, physical_of
 from service.collections.queries import query_only_versions, ready_versions, vector_rows
 from service.db import now
 from service.embeddings.loaded_models import EncoderFacts, VersionFacts
 from service.encoders.queries import facts_of
-from service.errors import NotFound
-from service.jobs.lifecycle import LEASE, Claim, check_held
-from service.models.queries import get_version, version_before_live, version_facts
+from service.models.queries import get_version, locked, version_before_live, version_facts
 from service.names import vector_name
-from service.tables import Collection, CollectionVector, EncoderRow, Model
+from service.tables import Collection, CollectionVector, EncoderRow
 
 
 @dataclass(frozen=True)
@@ -27,36 +26,10 @@ class WritingPlan:
 
     collection_id: str
     qdrant_collection: str
+    physical: Physical
     encoder: EncoderFacts
     versions: list[VersionFacts]
     building: list[VersionFacts]
-
-
-def acquire_writer(session: Session, collection_id: str, mine: Claim) -> bool:
-    """Take or extend the right to write to the collection; False while another attempt has it. Raises LeaseLost, NotFound."""
-    check_held(session, mine)
-    time = now()
-    # An earlier attempt of the same job has lost it: `check_held` above says that we are the one now.
-    ours = Collection.writer.startswith(f"{mine.job_id}:", autoescape=True)
-    free = or_(Collection.writer.is_(None), ours, Collection.writer_expires_at < time)
-    taken = session.execute(
-        update(Collection)
-        .where(Collection.id == collection_id, Collection.deleting.is_(other=False), free)
-        .values(writer=_writer(mine), writer_expires_at=time + LEASE)
-        .returning(Collection.id)
-    ).first()
-    if taken is None and _is_gone(session, collection_id):
-        raise NotFound("the collection was deleted", code="collection_not_found")
-    return taken is not None
-
-
-def release_writer(session: Session, collection_id: str, mine: Claim) -> None:
-    """Give the right to write back, if this attempt has it."""
-    session.execute(
-        update(Collection)
-        .where(Collection.id == collection_id, Collection.writer == _writer(mine))
-        .values(writer=None, writer_expires_at=None)
-    )
 
 
 def plan_writing(session: Session, collection_id: str) -> WritingPlan:
@@ -65,7 +38,7 @@ def plan_writing(session: Session, collection_id: str) -> WritingPlan:
     A version that maps queries only has no vectors of its own: nothing is entered for it.
     """
     collection = session.get_one(Collection, collection_id)
-    model = session.get_one(Model, collection.model_id)
+    model = locked(session, collection.model_id)
     encoder = session.get_one(EncoderRow, model.encoder_id)
     live = session.get(CollectionVector, (collection_id, model.live_version))
     if live is not None and live.state == "dropping":
@@ -86,6 +59,7 @@ def plan_writing(session: Session, collection_id: str) -> WritingPlan:
     return WritingPlan(
         collection_id=collection_id,
         qdrant_collection=collection.qdrant_collection,
+        physical=physical_of(session, collection),
         encoder=facts_of(encoder),
         versions=[facts[row.version] for row in rows],
         building=[facts[row.version] for row in rows if row.state == "building"],
@@ -111,7 +85,7 @@ def mark_dropping(session: Session, collection_id: str) -> Sequence[str]:
     Nothing is dropped while the live version is not ready here: one of the others is being searched.
     """
     collection = session.get_one(Collection, collection_id)
-    model = session.get_one(Model, collection.model_id)
+    model = locked(session, collection.model_id)
     rows = vector_rows(session, collection_id)
     if model.live_version in ready_versions(session, collection):
         kept = {0, model.live_version, version_before_live(session, model)}
@@ -128,13 +102,3 @@ def forget_name(session: Session, collection_id: str, name: str) -> None:
         if row.vector_name == name and row.state == "dropping":
             session.delete(row)
     session.flush()
-
-
-def _writer(mine: Claim) -> str:
-    """The attempt, not only the job: after a takeover the attempt that lost must not give the other's right back."""
-    return f"{mine.job_id}:{mine.token}"
-
-
-def _is_gone(session: Session, collection_id: str) -> bool:
-    collection = session.get(Collection, collection_id)
-    return collection is None or collection.deleting

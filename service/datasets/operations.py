@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.artifacts import Artifacts
 from service.datasets.queries import find_same, get_dataset, is_used, visible_datasets
 from service.db import Database, after_commit, now
-from service.errors import Conflict, InvalidRequest, ServiceError
+from service.errors import Conflict, InvalidRequest, ServiceError, Unavailable
 from service.ids import new_id
 from service.names import check_name
 from service.tables import Dataset, DatasetKind
@@ -142,6 +142,8 @@ def _register(database: Database, artifacts: Artifacts, dataset: Dataset, rows: 
                 _refuse_taken(session, dataset.project_id, dataset.name)
                 session.add(dataset)
                 session.flush()
+    except Unavailable:
+        raise  # the commit may have happened all the same; a file without a row is removed later
     except ServiceError:
         artifacts.delete(dataset.artifact_key)
         raise

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.embeddings.operations import Embedded, check_dimensions, check_texts, choose_version, embed, served_name
+from service.embeddings.operations import Embedded, check_dimensions, check_texts, embed, served_name
 from service.embeddings.schemas import Embedding, EmbeddingsAnswer, EmbeddingsQuery, EmbeddingsRequest, Usage
 from service.http.dependencies import ProjectId, ResourcesDep
 
@@ -16,8 +16,7 @@ router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 def create(body: EmbeddingsRequest, resources: ResourcesDep, project_id: ProjectId) -> EmbeddingsAnswer:
     """Vectors of texts. OpenAI's clients work unchanged: set their base URL to `/v1` and `model` to a model's name."""
     texts = check_texts(body.input)
-    with resources.database.read() as session:  # closed before the encoder works
-        version = choose_version(session, project_id, body.model, collection=body.collection)
+    version = resources.known_versions.choose(project_id, body.model, collection=body.collection)
     check_dimensions(version, body.dimensions)
     found = embed(resources.models, version, texts, role=body.input_type, strength=body.strength)
     return EmbeddingsAnswer(

@@ -74,13 +74,16 @@ class LoadedModels:
         self._heads_lock = threading.Lock()
 
     def encoder(self, facts: EncoderFacts) -> "zerogate.CachedEncoder":
-        """The encoder with its cache. Raises Unavailable when its files are gone or no longer those that were registered."""
+        """The encoder with its cache. It is loaded when a text must be read that the cache lacks, or tokens must be counted.
+
+        Loading raises Unavailable when the files are gone or no longer those that were registered.
+        """
         found = self._encoders.get(facts.fingerprint)
         if found is not None:
             return found
         with self._loading:
             if facts.fingerprint not in self._encoders:
-                self._encoders[facts.fingerprint] = zerogate.CachedEncoder(self._load(facts), self._cache)
+                self._encoders[facts.fingerprint] = zerogate.CachedEncoder(self._prepared(facts), self._cache)
             return self._encoders[facts.fingerprint]
 
     def head(self, version: VersionFacts, strength: float) -> ServedHead:
@@ -130,12 +133,14 @@ class LoadedModels:
         except InvalidHead as error:  # our file, so not the caller's fault
             raise ServiceError(f"{version.model}@{version.number} cannot be served: {error}", code="head_damaged") from error
 
-    def _load(self, facts: EncoderFacts) -> "zerogate.Encoder":
+    def _prepared(self, facts: EncoderFacts) -> "zerogate.LazyEncoder":
         if self._cpu_threads is not None and not self._encoders:
-            import torch  # here, because only a process that encodes pays for it
+            import torch  # here, because only a process that works with vectors pays for it
 
             torch.set_num_threads(self._cpu_threads)  # once, before the first product; never inside a job
-        return zerogate.Encoder(self._unchanged_files(facts), dtype=self._dtype)
+        return zerogate.LazyEncoder(
+            lambda: self._unchanged_files(facts), fingerprint=facts.fingerprint, dim=facts.dim, dtype=self._dtype
+        )
 
     def _unchanged_files(self, facts: EncoderFacts) -> EncoderFiles:
         source = facts.source

@@ -43,8 +43,18 @@ async def livez() -> Alive:
 
 @router.get("/readyz", response_model=Ready, responses=error_responses(503))
 async def readyz(resources: ResourcesDep) -> Ready | JSONResponse:
-    """200 when the database and the vector engine answer within three seconds; otherwise 503, and `checks` says what is wrong."""
-    checks = await _run_checks({"database": resources.database.ping, "vectors": resources.vectors.ping})
+    """200 when everything outside answers within three seconds; otherwise 503, and `checks` says what does not.
+
+    Not being ready does not mean being useless: embeddings of what is loaded are served all the same.
+    """
+    checks = await _run_checks(
+        {
+            "database": resources.database.ping,
+            "broker": resources.queue.ping,
+            "vectors": resources.vectors.ping,
+            "files": resources.artifacts.ping,
+        }
+    )
     failed = [name for name, found in checks.items() if found != "ok"]
     if not failed:
         return Ready(checks=checks)

@@ -14,6 +14,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -73,7 +74,7 @@ def install_error_answers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return answer_to(error, request.scope)
 
-    for kind in (ServiceError, ZerogateError, RequestValidationError, HTTPException, Exception):
+    for kind in (ServiceError, ZerogateError, RequestValidationError, HTTPException, IntegrityError, Exception):
         app.add_exception_handler(kind, answer)
 
 
@@ -82,6 +83,8 @@ def answer_to(error: Exception, scope: Scope) -> Response:
     match error:
         case ServiceError():
             return _of_service(error)
+        case IntegrityError():
+            return _of_service(Busy("another request changed the same thing at the same moment; ask again"))
         case RequestValidationError():
             return _of_service(_refused(error))
         case ZerogateError():

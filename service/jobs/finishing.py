@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.collections.operations import submit_publish
@@ -10,7 +11,7 @@ from service.embeddings.loaded_models import STORED, EncoderFacts, VersionFacts
 from service.encoders.operations import add_tuned_encoder
 from service.jobs.lifecycle import Claim, add_event, succeed
 from service.models.operations import add_model, add_version, free_names, passes_promotion_check, promote, told_by_check
-from service.models.queries import get_version, version_facts
+from service.models.queries import get_version, locked, version_facts
 from service.queue import JobQueue
 from service.tables import Collection, EncoderRow, Job, Model, Version
 
@@ -70,7 +71,7 @@ def finish_training(session: Session, queue: JobQueue, mine: Claim, trained: Tra
     version has gone live meanwhile: weigh that one, and come again. Raises LeaseLost; then nothing of the transaction stays.
     """
     job = session.get_one(Job, mine.job_id)
-    model = session.get_one(Model, str(job.model_id), with_for_update=True)  # nothing else goes live until the commit
+    model = locked(session, str(job.model_id))  # nothing else goes live until the commit
     if live is not None and model.live_version != live.version.number:
         return False
     version = add_version(
@@ -98,6 +99,11 @@ def finish_training(session: Session, queue: JobQueue, mine: Claim, trained: Tra
     }
     succeed(session, mine, result)  # last, because it raises when the job is no longer ours
     return True
+
+
+def is_registered(session: Session, trained: TrainedVersion) -> bool:
+    """Whether the version has a row."""
+    return session.scalar(select(Version.id).filter_by(artifact_key=trained.artifact_key)) is not None
 
 
 def _add_tuned(session: Session, model: Model, version: Version, tuned: TunedEncoderFacts) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.collections.operations import get_or_create_collection
+from service.collections.operations import get_or_add_collection
 from service.datasets.queries import get_dataset
 from service.errors import InvalidRequest
 from service.jobs.queueing import queue_job
@@ -65,8 +65,8 @@ def submit_training(
     request: dict[str, Any] = {**training.to_dict(), "promote": promote, "publish": None}
     if publish is not None:
         documents = get_dataset(session, project_id, publish["documents"], kind="documents", param="publish.documents")
-        collection = get_or_create_collection(
-            session, resources.vectors, project_id, publish["collection"], model=row, indexes=publish.get("indexes") or {}
+        collection = get_or_add_collection(
+            session, project_id, publish["collection"], model=row, indexes=publish.get("indexes") or {}
         )
         request["publish"] = {"collection_id": collection.id, "dataset_id": documents.id}
     return queue_job(

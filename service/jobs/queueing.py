@@ -1,23 +1,69 @@
-"""Making a job: its row, its first event, and its message after the commit."""
+"""Making a job (its row, its first event, its message after the commit), and sending messages again that may be lost."""
 
+from collections import defaultdict
+from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from service.db import now
+from service.db import Database, now
 from service.ids import new_id
-from service.jobs.lifecycle import add_event
-from service.queue import JobQueue, enqueue
+from service.jobs.lifecycle import add_event, claimable
+from service.queue import QUEUES, JobQueue, enqueue
 from service.tables import Job, JobKind
+
+# A message that was sent this recently is on its way.
+_ON_ITS_WAY = timedelta(seconds=10)
 
 
 def queue_job(
     session: Session, queue: JobQueue, *, project_id: str, kind: JobKind, request: dict[str, Any], **refs: str | None
 ) -> Job:
     """A queued job. refs: the row's `model_id`, `dataset_id`, `collection_id` and `parent_job_id`, where there are any."""
-    job = Job(id=new_id("job"), project_id=project_id, kind=kind, request=request, created_at=now(), **refs)
+    time = now()
+    job = Job(id=new_id("job"), project_id=project_id, kind=kind, request=request, created_at=time, woken_at=time, **refs)
     session.add(job)
     session.flush()
     add_event(session, job.id, "queued")
     enqueue(session, queue, job)
     return job
+
+
+def wake_waiting(database: Database, queue: JobQueue) -> int:
+    """Send messages for jobs that wait and have none that could wake a worker; gives their number.
+
+    A job that nobody was told of since it can be claimed is told of at once. For the others it matters whether their messages
+    are still there: when a queue holds fewer messages than jobs wait for it, some were lost, and all of its jobs are told of
+    again. So a queue never holds many more messages than jobs. May run in any number of processes; a message too many does no
+    harm. Raises Unavailable.
+    """
+    time = now()
+    with database.read() as session:
+        rows = session.execute(
+            select(Job.id, Job.kind, Job.state, Job.woken_at, Job.lease_expires_at).where(claimable(time)).order_by(Job.id)
+        ).all()
+    waiting: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        waiting[QUEUES[row.kind]].append(row)
+    return sum(_wake(database, queue, name, jobs) for name, jobs in waiting.items())
+
+
+def _wake(database: Database, queue: JobQueue, name: str, jobs: list[Any]) -> int:
+    are_lost = queue.waiting(name) < len(jobs)
+    sent = 0
+    for job in jobs:
+        is_news = job.woken_at is None or (job.state == "running" and job.woken_at < job.lease_expires_at)
+        may_be_lost = are_lost and not is_news and job.woken_at < now() - _ON_ITS_WAY
+        if (is_news or may_be_lost) and _note_waking(database, job):
+            queue.send(job.id, job.kind)
+            sent += 1
+    return sent
+
+
+def _note_waking(database: Database, job: Any) -> bool:
+    """False when another process has just sent it."""
+    seen = Job.woken_at.is_(None) if job.woken_at is None else Job.woken_at == job.woken_at
+    with database.write() as session:
+        noted = update(Job).where(Job.id == job.id, seen).values(woken_at=now()).returning(Job.id)
+        return session.execute(noted).first() is not None

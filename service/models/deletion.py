@@ -7,7 +7,7 @@ from service.artifacts import Artifacts
 from service.db import after_commit
 from service.embeddings.loaded_models import STORED
 from service.errors import Conflict
-from service.models.queries import get_promotion, get_version, list_versions
+from service.models.queries import get_promotion, get_version, list_versions, locked
 from service.tables import TERMINAL_STATES, Collection, CollectionVector, EncoderRow, Job, Model, Version
 
 
@@ -42,6 +42,7 @@ def _forget_encoder(session: Session, artifacts: Artifacts, encoder: EncoderRow)
 
 def delete_version(session: Session, artifacts: Artifacts, model: Model, number: int) -> None:
     """Remove a version. Raises Conflict for number 0, and while it is live, next in a roll back, or in a collection."""
+    locked(session, model.id)
     version = get_version(session, model, number)
     reason = None
     if number == 0:

@@ -1,9 +1,10 @@
 """Making models, registering versions, and moving what is live forward and back."""
 
 import itertools
+from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.collections.reheads import schedule_reheads
@@ -11,7 +12,7 @@ from service.db import now
 from service.encoders.queries import find_encoder, get_encoder
 from service.errors import Conflict, InvalidRequest
 from service.ids import new_id
-from service.models.queries import find_model, get_promotion, get_version, version_before_live
+from service.models.queries import find_model, get_model, get_promotion, get_version, locked, version_before_live
 from service.names import check_name
 from service.queue import JobQueue
 from service.tables import EncoderRow, Model, Promotion, Version
@@ -28,7 +29,10 @@ def get_or_create_model(session: Session, project_id: str, name: str, *, encoder
             raise InvalidRequest(
                 f"'{name}' is the name of an encoder; give the model another one", code="name_taken", param="model"
             )
-        return add_model(session, project_id, name, get_encoder(session, project_id, encoder or default_encoder))
+        row = get_encoder(session, project_id, encoder or default_encoder)
+        with suppress(IntegrityError), session.begin_nested():  # PostgreSQL: another request was faster
+            return add_model(session, project_id, name, row)
+        model = get_model(session, project_id, name)
     own = session.get_one(EncoderRow, model.encoder_id)
     if encoder is not None and encoder != own.name:
         get_encoder(session, project_id, encoder)
@@ -87,7 +91,7 @@ def add_version(
     verdict: dict[str, Any],
 ) -> Version:
     """Register the next version of the model. Its number is the last one ever given plus 1."""
-    model = session.scalars(select(Model).filter_by(id=model_id).with_for_update()).one()
+    model = locked(session, model_id)
     model.last_version += 1
     version = Version(
         id=new_id("ver"),
@@ -128,6 +132,7 @@ def promote(session: Session, queue: JobQueue, model: Model, number: int, *, for
 
     Raises NotFound for an unknown version, Conflict with the numbers when the promotion check says no.
     """
+    locked(session, model.id)
     version = get_version(session, model, number)
     if number == model.live_version:
         schedule_reheads(session, queue, model)  # an earlier one may have failed or been cancelled
@@ -143,6 +148,7 @@ def promote(session: Session, queue: JobQueue, model: Model, number: int, *, for
 
 def roll_back(session: Session, queue: JobQueue, model: Model) -> Promotion:
     """Make live what was live before the current promotion. Raises Conflict where there is nothing to go back to."""
+    locked(session, model.id)
     target_number = version_before_live(session, model)
     if target_number is None:
         raise Conflict(

@@ -25,6 +25,13 @@ def get_model(session: Session, project_id: str, name: str) -> Model:
     return model
 
 
+def locked(session: Session, model_id: str) -> Model:
+    """The model as it is now, kept from changing until the transaction ends: what is live, and what follows from it, agree."""
+    # NO KEY: rows that refer to the model may come meanwhile. SQLite has one writer at a time and needs no lock.
+    found = select(Model).filter_by(id=model_id).with_for_update(key_share=True).execution_options(populate_existing=True)
+    return session.scalars(found).one()
+
+
 def list_models(session: Session, project_id: str) -> Sequence[Model]:
     """All models, by name."""
     return session.scalars(select(Model).filter_by(project_id=project_id).order_by(Model.name)).all()

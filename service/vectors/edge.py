@@ -6,6 +6,7 @@ not tested here. What Edge cannot do: a second process cannot open the same fold
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
@@ -13,11 +14,21 @@ import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
 
-from service.errors import NotFound, Unavailable
+from service.errors import InvalidRequest, NotFound, Unavailable
 from service.vectors.edge_collection import EdgeCollection, edge_errors
-from service.vectors.edge_files import create_shard, remove_shard, sweep
+from service.vectors.edge_files import create_shard, read_owner, remove_shard, sweep, write_owner
 from service.vectors.edge_filters import edge_filter
-from service.vectors.engine import FieldType, Filter, Hit, Matrix, Payload, Points, StoredVectors
+from service.vectors.engine import (
+    DEFAULT_INDEX,
+    FieldType,
+    Filter,
+    Hit,
+    IndexSettings,
+    Matrix,
+    Payload,
+    Points,
+    StoredVectors,
+)
 from service.vectors.filters import parse_filter
 from service.vectors.refusals import check_collection_name, check_ids, check_same_dim
 
@@ -32,27 +43,56 @@ class EdgeEngine:
         self._open: dict[str, EdgeCollection] = {}
         self._closed = False
 
-    def create_collection(self, collection: str, *, dim: int, indexes: Mapping[str, FieldType]) -> None:
-        """See `VectorEngine`. A kill leaves the whole collection or none."""
+    def create_collection(
+        self,
+        collection: str,
+        *,
+        dim: int,
+        indexes: Mapping[str, FieldType],
+        owner: str,
+        settings: IndexSettings = DEFAULT_INDEX,
+    ) -> None:
+        """See `VectorEngine`. A kill leaves the whole collection or none.
+
+        Nobody else writes into the folder, so a shard with another owner is what a killed process left, and is replaced; one
+        with none is older than the marks, and becomes this owner's.
+        """
         check_collection_name(collection)
+        if settings != DEFAULT_INDEX:
+            raise InvalidRequest(f"The embedded vector database searches exactly, without an index: {settings} needs a server.")
         path = self._folder / collection
         with self._lock:
             self._require_open()
+            if path.exists() and read_owner(path) not in (owner, None):
+                self._remove(collection, path)
             if not path.exists():
                 with edge_errors(collection):
-                    create_shard(path, dim=dim, indexes=indexes)
-        check_same_dim(collection, "base", asked=dim, existing=self._collection(collection).dims["base"])
+                    create_shard(path, dim=dim, indexes=indexes, owner=owner)
+            elif read_owner(path) is None:
+                write_owner(path, owner)
+        existing = self._collection(collection)
+        check_same_dim(collection, "base", asked=dim, existing=existing.dims["base"])
+        existing.add_indexes(indexes)
 
-    def drop_collection(self, collection: str) -> None:
-        """See `VectorEngine`. A kill leaves the whole collection or none."""
+    def drop_collection(self, collection: str, *, owner: str) -> None:
+        """See `VectorEngine`. A shard without a mark goes too. A kill leaves the whole collection or none."""
         check_collection_name(collection)
         path = self._folder / collection
         with self._lock:
             self._require_open()
-            if collection in self._open:
-                self._open.pop(collection).close()
-            if path.exists():
-                remove_shard(path)
+            if path.exists() and read_owner(path) in (owner, None):
+                self._remove(collection, path)
+
+    def _remove(self, collection: str, path: Path) -> None:
+        if collection in self._open:
+            self._open.pop(collection).close()
+        remove_shard(path)
+
+    @contextmanager
+    def bulk_load(self, collection: str) -> Iterator[None]:
+        """See `VectorEngine`. There is no index here that could wait."""
+        self._collection(collection)
+        yield
 
     def vector_names(self, collection: str) -> set[str]:
         """See `VectorEngine`."""

@@ -20,9 +20,9 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequest, NotFound, Unavailable
-from service.vectors.edge_files import fsync_log
+from service.vectors.edge_files import INDEX_TYPES, fsync_log
 from service.vectors.edge_payloads import from_stored, to_stored
-from service.vectors.engine import Hit, Matrix, Payload, Points, StoredVectors
+from service.vectors.engine import FieldType, Hit, Matrix, Payload, Points, StoredVectors
 from service.vectors.refusals import check_ids, check_matrix, check_points, check_query, check_same_dim, dim_of
 
 Update = edge.UpdateOperation
@@ -48,6 +48,15 @@ class EdgeCollection:
     def dims(self) -> Mapping[str, int]:
         """The dimension of every named vector."""
         return self._dims
+
+    def add_indexes(self, indexes: Mapping[str, FieldType]) -> None:
+        """Make the missing payload indexes. With points there that stops the process: 0.28 s at 50,000, 4.7 s at a million."""
+        with self._writing, edge_errors(self._name):
+            missing = indexes.keys() - self._shard.info().payload_schema.keys()
+            for field in sorted(missing):
+                self._shard.update(Update.create_field_index(field, INDEX_TYPES[indexes[field]]))
+            if missing:
+                self._flush()
 
     def add_vector_name(self, name: str, *, dim: int) -> None:
         """Add an empty named vector. It takes its whole storage at once: 0.27 s at 50,000 points of 384."""

@@ -1,19 +1,31 @@
 """A Qdrant server (1.18 or newer) through qdrant-client; `QdrantClient(":memory:")` works as well, for tests.
 
 Every write waits until the server has applied it (`wait=True`): without that, a server acknowledges points and then drops bad
-ones silently. Durability is the server's: its log survives a killed process.
+ones silently. Durability is the server's: its log survives a killed process. A request that is too long for the server, or
+cut off, may have been applied; all of them may be sent again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import cast
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import UnexpectedResponse
 
-from service.errors import InvalidRequest, NotFound
-from service.vectors.engine import FieldType, Filter, Hit, Matrix, Payload, Points, StoredVectors
+from service.errors import NotFound
+from service.vectors.engine import (
+    DEFAULT_INDEX,
+    FieldType,
+    Filter,
+    Hit,
+    IndexSettings,
+    Matrix,
+    Payload,
+    Points,
+    StoredVectors,
+)
 from service.vectors.filters import parse_filter
 from service.vectors.refusals import (
     check_collection_name,
@@ -24,58 +36,58 @@ from service.vectors.refusals import (
     check_same_dim,
     dim_of,
 )
+from service.vectors.server_batches import batches, point_sizes, vector_size
+from service.vectors.server_collections import dims_of, drop_collection, ensure_collection, without_indexing
 from service.vectors.server_errors import server_errors
 
-BATCH = 100  # Points a request: Qdrant recommends 64 to 256.
-TIMEOUT_SECONDS = 60  # Waiting writes take longer than httpx's 5 seconds.
+TIMEOUT_SECONDS = 60  # Of an answer: waiting writes take longer than httpx's 5 seconds.
+CONNECT_SECONDS = 3.0  # A server that is up takes a connection at once, however busy it is.
+PING_SECONDS = 3
 ATTEMPTS = 3  # Of setting vectors while somebody else deletes points.
-INDEX_TYPES: dict[FieldType, models.PayloadSchemaType] = {
-    "keyword": models.PayloadSchemaType.KEYWORD,
-    "integer": models.PayloadSchemaType.INTEGER,
-    "float": models.PayloadSchemaType.FLOAT,
-    "bool": models.PayloadSchemaType.BOOL,
-    "datetime": models.PayloadSchemaType.DATETIME,
-    "text": models.PayloadSchemaType.TEXT,
-}
+# Where a collection is quantized, twice as many points as asked for are scored again with the stored vectors, so that scores
+# are exact; elsewhere the server passes this over.
+SEARCH_PARAMS = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0))
 
 
 class ServerEngine:
-    """`VectorEngine` over a client, which it closes."""
+    """`VectorEngine` over a client, which it closes. pinger: the client that only pings, if not the same."""
 
-    def __init__(self, client: QdrantClient) -> None:
+    def __init__(self, client: QdrantClient, *, pinger: QdrantClient | None = None) -> None:
         self._client = client
+        self._pinger = pinger or client
 
     @classmethod
     def connect(cls, url: str, *, api_key: str | None = None) -> "ServerEngine":
-        """Give an engine for the server at url. Connects at the first use, so a server that is down raises Unavailable then."""
-        # The compatibility check would be one request at start, in a thread of its own that only warns.
-        client = QdrantClient(url=url, api_key=api_key, timeout=TIMEOUT_SECONDS, check_compatibility=False)
-        return cls(client)
+        """Give an engine for the server at url. Connects at the first use, so a server that is down raises Unavailable then.
 
-    def create_collection(self, collection: str, *, dim: int, indexes: Mapping[str, FieldType]) -> None:
-        """See `VectorEngine`. Indexes that a killed or a second creator has not made yet are made."""
+        Such a server is noticed within CONNECT_SECONDS. An answer may take TIMEOUT_SECONDS, that to a ping PING_SECONDS; a
+        client has one time-out for all its answers, therefore two clients.
+        """
+        return cls(
+            _client(url, api_key=api_key, timeout_seconds=TIMEOUT_SECONDS),
+            pinger=_client(url, api_key=api_key, timeout_seconds=PING_SECONDS),
+        )
+
+    def create_collection(
+        self,
+        collection: str,
+        *,
+        dim: int,
+        indexes: Mapping[str, FieldType],
+        owner: str,
+        settings: IndexSettings = DEFAULT_INDEX,
+    ) -> None:
+        """See `VectorEngine`. A kill between its requests leaves a collection of this owner, which the next call completes."""
         check_collection_name(collection)
-        vectors = {"base": models.VectorParams(size=dim, distance=models.Distance.DOT)}
-        with server_errors(collection):
-            if not self._client.collection_exists(collection):
-                self._create_unless_there(collection, vectors)
-            indexed = self._client.get_collection(collection).payload_schema
-            for field in indexes.keys() - indexed.keys():
-                self._client.create_payload_index(collection, field, INDEX_TYPES[indexes[field]], wait=True)
-        check_same_dim(collection, "base", asked=dim, existing=self._dims(collection)["base"])
+        ensure_collection(self._client, collection, dim=dim, indexes=indexes, owner=owner, settings=settings)
 
-    def _create_unless_there(self, collection: str, vectors: Mapping[str, models.VectorParams]) -> None:
-        try:
-            self._client.create_collection(collection, vectors_config=vectors)
-        except UnexpectedResponse:
-            # Another process was faster, which is as good.
-            if not self._client.collection_exists(collection):
-                raise
-
-    def drop_collection(self, collection: str) -> None:
+    def drop_collection(self, collection: str, *, owner: str) -> None:
         """See `VectorEngine`."""
-        with server_errors(collection):
-            self._client.delete_collection(collection)
+        drop_collection(self._client, collection, owner=owner)
+
+    def bulk_load(self, collection: str) -> AbstractContextManager[None]:
+        """See `VectorEngine`. Where the process is killed inside, the server builds no index until this is entered and left."""
+        return without_indexing(self._client, collection)
 
     def vector_names(self, collection: str) -> set[str]:
         """See `VectorEngine`."""
@@ -100,9 +112,9 @@ class ServerEngine:
     def upsert(self, collection: str, points: Points) -> None:
         """See `VectorEngine`."""
         check_points(points, collection=collection, dims=self._dims(collection))
-        for start in range(0, len(points.ids), BATCH):
-            rows = slice(start, start + BATCH)
-            batch = models.Batch(
+        for rows in batches(point_sizes(points)):
+            # Not validated: that would copy every vector as a list once more.
+            batch = models.Batch.model_construct(
                 ids=list(points.ids[rows]),
                 vectors={name: matrix[rows].tolist() for name, matrix in points.vectors.items()},
                 payloads=list(points.payloads[rows]),
@@ -115,8 +127,7 @@ class ServerEngine:
         check_ids(ids)
         dims = self._dims(collection)
         check_matrix(matrix, rows=len(ids), name=name, dim=dim_of(name, collection=collection, dims=dims))
-        for start in range(0, len(ids), BATCH):
-            rows = slice(start, start + BATCH)
+        for rows in batches([vector_size(dims[name])] * len(ids)):
             self._set_batch(collection, name, dict(zip(ids[rows], matrix[rows].tolist(), strict=True)))
 
     def _set_batch(self, collection: str, name: str, vectors: Mapping[str, list[float]]) -> None:
@@ -125,7 +136,7 @@ class ServerEngine:
             with server_errors(collection):
                 found = self._client.retrieve(collection, list(vectors), with_payload=False, with_vectors=False)
             present = [str(record.id) for record in found]
-            changes = [models.PointVectors(id=i, vector={name: vectors[i]}) for i in present]
+            changes = [models.PointVectors.model_construct(id=i, vector={name: vectors[i]}) for i in present]
             try:
                 with server_errors(collection):
                     if changes:
@@ -184,31 +195,52 @@ class ServerEngine:
     def search(
         self, collection: str, name: str, query: NDArray[np.float32], *, limit: int, where: Filter | None = None
     ) -> list[Hit]:
-        """See `VectorEngine`. Approximate where the server has built an HNSW index. The server checks the dimension."""
+        """See `VectorEngine`. Approximate where the server has an HNSW graph or quantized vectors. It checks the dimension."""
         check_query(query, name=name, limit=limit)
         condition = None if where is None else parse_filter(where)
         with server_errors(collection):
             found = self._client.query_points(
-                collection, query=query.tolist(), using=name, query_filter=condition, limit=limit, with_payload=True
+                collection,
+                query=query.tolist(),
+                using=name,
+                query_filter=condition,
+                search_params=SEARCH_PARAMS,
+                limit=limit,
+                with_payload=True,
             )
         return [Hit(str(point.id), point.score, point.payload or {}) for point in found.points]
 
     def ping(self) -> None:
         """See `VectorEngine`. Asks for a collection, because a server answers its version and health without a key."""
         with server_errors("ping"):
-            self._client.collection_exists("ping")
+            self._pinger.collection_exists("ping")
 
     def close(self) -> None:
         """See `VectorEngine`."""
         self._client.close()
+        self._pinger.close()
 
     def _dims(self, collection: str) -> dict[str, int]:
-        """The dimension of every named vector. Asked anew each time, because other processes add and drop names."""
+        """The dimension of every named vector. Asked anew at each call, because other processes add and drop names."""
         with server_errors(collection):
-            vectors = self._client.get_collection(collection).config.params.vectors
-        if not isinstance(vectors, dict):
-            raise InvalidRequest(f"Collection {collection!r} was made without named vectors, so not by this service.")
-        return {name: vector.size for name, vector in vectors.items()}
+            info = self._client.get_collection(collection)
+        return dims_of(collection, info)
+
+
+def _client(url: str, *, api_key: str | None, timeout_seconds: int) -> QdrantClient:
+    return QdrantClient(
+        url=url,
+        api_key=api_key,
+        timeout=timeout_seconds,
+        # It would be one request at start, in a thread of its own that only warns.
+        check_compatibility=False,
+        event_hooks={"request": [_connect_fast]},
+    )
+
+
+def _connect_fast(request: httpx.Request) -> None:
+    """The client has one time-out, in whole seconds, for connecting as for answers."""
+    request.extensions["timeout"]["connect"] = CONNECT_SECONDS
 
 
 def _having(name: str) -> models.Filter:

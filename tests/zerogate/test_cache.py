@@ -348,3 +348,85 @@ def test_a_full_cache_keeps_what_it_has_and_keeps_working(counting: CountingEnco
         np.testing.assert_allclose(one, expected, atol=1e-6)
     assert (tmp_path / "data.mdb").stat().st_size <= 256 * 1024
     cache.close()
+
+
+NO_ROOM = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from zerogate.cache import EmbeddingCache
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+cache = EmbeddingCache(Path(sys.argv[1]))
+keys = [str(number).encode().ljust(32, b".") for number in range(500)]
+vectors = np.random.default_rng(1).normal(size=(500, 384)).astype(np.float32)
+cache.put(keys[:40], vectors[:40])
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), most))
+cache.put(keys, vectors)
+found, there = cache.get(keys, 384)
+assert there.tolist() == [True] * 40 + [False] * 460, there
+assert found[:40].tobytes() == vectors[:40].tobytes()
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+cache.put(keys, vectors)
+found, there = cache.get(keys, 384)
+assert there.all()
+assert found.tobytes() == vectors.tobytes()
+"""
+
+
+@pytest.mark.parametrize("largest_file", [200_000, 303_104])
+def test_where_there_is_no_room_on_the_disk_the_cache_forgets_and_later_goes_on(tmp_path: Path, largest_file: int) -> None:
+    """The system itself refuses to write on, in the middle of a page or at its end."""
+    run = [sys.executable, "-c", NO_ROOM, str(tmp_path), str(largest_file)]
+
+    found = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+
+    assert found.stderr == ""
+    assert found.returncode == 0
+
+
+class Refusing:
+    """An LMDB environment whose every writing fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def begin(self, **_: object) -> None:
+        raise self._error
+
+
+def test_a_full_disk_is_forgiven_and_a_broken_cache_is_not(cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = numbered_entries("any", 2)
+    for forgiven in (lmdb.DiskError("no space left on device"), lmdb.MapFullError("full"), lmdb.Error("disk quota exceeded")):
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "_env", Refusing(forgiven))
+            cache.put(*entries)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_env", Refusing(lmdb.CorruptedError("a page is damaged")))
+        with pytest.raises(lmdb.CorruptedError):
+            cache.put(*entries)
+
+
+OTHER_PROCESS = """
+import sys
+from pathlib import Path
+import numpy as np
+from zerogate.cache import EmbeddingCache
+
+cache = EmbeddingCache(Path(sys.argv[1]))
+found, there = cache.get([b"first".ljust(32, b".")], 4)
+assert there.all()
+cache.put([b"second".ljust(32, b".")], 2 * found)
+"""
+
+
+def test_two_processes_have_one_folder_open_at_once_and_see_what_the_other_stores(cache: EmbeddingCache, tmp_path: Path) -> None:
+    cache.put([b"first".ljust(32, b".")], np.asarray([[1, 2, 3, 4]], dtype=np.float32))
+
+    run = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "cache")]
+    subprocess.run(run, check=True, timeout=60)
+
+    found, there = cache.get([b"second".ljust(32, b".")], 4)
+    assert there.all()
+    assert found.tolist() == [[2, 4, 6, 8]]

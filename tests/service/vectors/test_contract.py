@@ -1,4 +1,4 @@
-"""What both engines promise of collections, names and writes: Qdrant Edge, and qdrant-client's local mode for a server."""
+"""What both engines promise of collections, names and writes."""
 
 from uuid import UUID, uuid5
 
@@ -11,14 +11,17 @@ from service.vectors.engine import Matrix, Points, VectorEngine
 
 DIM = 8
 
-# Local mode has no payload indexes and says so; a server has them.
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
+# Local mode has neither payload indexes nor quantized vectors and says so; a server has both.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
+]
 
 
 @pytest.fixture
 def docs(engine: VectorEngine) -> VectorEngine:
     """An engine with the empty collection `docs`."""
-    engine.create_collection("docs", dim=DIM, indexes={"lang": "keyword"})
+    engine.create_collection("docs", dim=DIM, indexes={"lang": "keyword"}, owner="col_1")
     return engine
 
 
@@ -98,29 +101,36 @@ class TestCollections:
     def test_creating_twice_keeps_the_points(self, docs: VectorEngine) -> None:
         docs.upsert("docs", points(3))
 
-        docs.create_collection("docs", dim=DIM, indexes={"lang": "keyword"})
+        docs.create_collection("docs", dim=DIM, indexes={"lang": "keyword"}, owner="col_1")
 
         assert docs.count("docs") == 3
 
     def test_creating_again_with_another_dimension_is_refused(self, docs: VectorEngine) -> None:
         with pytest.raises(InvalidRequest, match="has dimension 8, not 9"):
-            docs.create_collection("docs", dim=9, indexes={})
+            docs.create_collection("docs", dim=9, indexes={}, owner="col_1")
 
     def test_dropped_collection_is_gone_and_its_name_free(self, docs: VectorEngine) -> None:
         docs.upsert("docs", points(3))
 
-        docs.drop_collection("docs")
-        docs.drop_collection("docs")
+        docs.drop_collection("docs", owner="col_1")
+        docs.drop_collection("docs", owner="col_1")
 
         with pytest.raises(NotFound):
             docs.count("docs")
-        docs.create_collection("docs", dim=DIM, indexes={})
+        docs.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
         assert docs.count("docs") == 0
+
+    def test_collection_of_another_owner_is_not_dropped(self, docs: VectorEngine) -> None:
+        docs.upsert("docs", points(3))
+
+        docs.drop_collection("docs", owner="col_2")
+
+        assert docs.count("docs") == 3
 
     @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 201, "a b", "é"])
     def test_name_that_is_no_safe_folder_is_refused(self, engine: VectorEngine, name: str) -> None:
         with pytest.raises(InvalidRequest, match="not a name for a collection"):
-            engine.create_collection(name, dim=DIM, indexes={})
+            engine.create_collection(name, dim=DIM, indexes={}, owner="col_1")
 
     def test_unknown_collection_is_not_found(self, engine: VectorEngine) -> None:
         query = unit_rows(1)[0]
@@ -137,12 +147,31 @@ class TestCollections:
             lambda: engine.count("nope"),
             lambda: engine.delete("nope", ids=ids),
             lambda: engine.search("nope", "base", query, limit=1),
+            lambda: engine.bulk_load("nope").__enter__(),
         ):
             with pytest.raises(NotFound, match="nope"):
                 ask()
 
     def test_ping_returns(self, engine: VectorEngine) -> None:
         engine.ping()
+
+
+class TestBulkLoad:
+    def test_what_is_written_inside_is_found_inside_and_afterwards(self, docs: VectorEngine) -> None:
+        with docs.bulk_load("docs"):
+            docs.upsert("docs", points(20))
+            inside = docs.search("docs", "base", unit_rows(20)[7], limit=1)
+
+        assert [hit.id for hit in inside] == [point_id(7)]
+        assert docs.count("docs") == 20
+
+    def test_error_inside_comes_out_and_it_may_be_entered_again(self, docs: VectorEngine) -> None:
+        with pytest.raises(ZeroDivisionError), docs.bulk_load("docs"):
+            raise ZeroDivisionError
+        with docs.bulk_load("docs"):
+            docs.upsert("docs", points(1))
+
+        assert docs.count("docs") == 1
 
 
 class TestWrites:

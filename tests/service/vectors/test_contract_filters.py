@@ -11,7 +11,10 @@ import pytest
 from service.errors import InvalidRequest
 from service.vectors.engine import FieldType, Points, VectorEngine
 
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
+]
 
 BERLIN = {"lon": 13.4, "lat": 52.5}
 PARIS = {"lon": 2.35, "lat": 48.85}
@@ -188,7 +191,7 @@ CASES: dict[str, tuple[dict[str, Any], Condition]] = {
 @pytest.fixture(params=["indexed", "without indexes"])
 def docs(request: pytest.FixtureRequest, engine: VectorEngine) -> VectorEngine:
     """An engine with the payloads in the collection `docs`; the first four points have the vector `v1`."""
-    engine.create_collection("docs", dim=2, indexes=INDEXES if request.param == "indexed" else {})
+    engine.create_collection("docs", dim=2, indexes=INDEXES if request.param == "indexed" else {}, owner="col_1")
     engine.add_vector_name("docs", "v1", dim=2)
     ids = [point_id(number) for number in range(len(PAYLOADS))]
     rows = np.ones((len(PAYLOADS), 2), dtype=np.float32)

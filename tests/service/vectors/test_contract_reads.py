@@ -1,4 +1,4 @@
-"""What both engines promise of reads and refusals: Qdrant Edge, and qdrant-client's local mode for a server."""
+"""What both engines promise of reads and refusals."""
 
 import json
 from uuid import UUID, uuid5
@@ -12,14 +12,17 @@ from service.vectors.engine import Matrix, Points, VectorEngine
 
 DIM = 8
 
-# Local mode has no payload indexes and says so; a server has them.
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
+# Local mode has neither payload indexes nor quantized vectors and says so; a server has both.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
+]
 
 
 @pytest.fixture
 def docs(engine: VectorEngine) -> VectorEngine:
     """An engine with the empty collection `docs`."""
-    engine.create_collection("docs", dim=DIM, indexes={"lang": "keyword"})
+    engine.create_collection("docs", dim=DIM, indexes={"lang": "keyword"}, owner="col_1")
     return engine
 
 

@@ -10,11 +10,13 @@ from uuid import UUID, uuid5
 
 import numpy as np
 import pytest
+import qdrant_edge as edge
 
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.vectors.edge import EdgeEngine
+from service.vectors.edge_files import OWNER
 from service.vectors.edge_payloads import from_stored, to_stored
-from service.vectors.engine import Points
+from service.vectors.engine import IndexSettings, Points
 
 DIM = 8
 ROWS_PER_WRITE = 50
@@ -26,7 +28,7 @@ from pathlib import Path
 from uuid import UUID, uuid5
 import numpy as np
 from service.vectors.edge import EdgeEngine
-from service.vectors.engine import Points
+from service.vectors.engine import IndexSettings, Points
 
 def rows(first):
     ids = [str(uuid5(UUID(int=0), str(n))) for n in range(first, first + {ROWS_PER_WRITE})]
@@ -36,7 +38,7 @@ def rows(first):
 engine = EdgeEngine(Path(sys.argv[1]))
 """
 UPSERTS = """
-engine.create_collection("docs", dim=8, indexes={"number": "integer"})
+engine.create_collection("docs", dim=8, indexes={"number": "integer"}, owner="col_1")
 first = 0
 deep = json.loads("[" * 63 + "]" * 63)
 while True:
@@ -47,7 +49,7 @@ while True:
 """
 KILLED_WHILE_DROPPING_A_NAME = """
 from service.vectors.edge_collection import EdgeCollection
-engine.create_collection("docs", dim=8, indexes={})
+engine.create_collection("docs", dim=8, indexes={}, owner="col_1")
 engine.add_vector_name("docs", "v1", dim=8)
 ids, matrix = rows(0)
 engine.upsert("docs", Points(ids, {"base": matrix, "v1": matrix}, [{}] * len(ids)))
@@ -62,13 +64,13 @@ engine.drop_vector_name("docs", "v1")
 """
 KILLED_WHILE_CREATING = """
 Path.rename = lambda *_: os.kill(os.getpid(), 9)
-engine.create_collection("docs", dim=8, indexes={"number": "integer"})
+engine.create_collection("docs", dim=8, indexes={"number": "integer"}, owner="col_1")
 """
 KILLED_WHILE_DROPPING = """
 import shutil
-engine.create_collection("docs", dim=8, indexes={})
+engine.create_collection("docs", dim=8, indexes={}, owner="col_1")
 shutil.rmtree = lambda path, *_, **__: os.kill(os.getpid(), 9) if Path(path).exists() else None
-engine.drop_collection("docs")
+engine.drop_collection("docs", owner="col_1")
 """
 
 
@@ -88,7 +90,7 @@ def numbered(first: int, count: int) -> Points:
 
 def test_everything_is_there_after_closing_and_reopening(tmp_path: Path) -> None:
     first = EdgeEngine(tmp_path)
-    first.create_collection("docs", dim=DIM, indexes={"number": "integer", "live": "bool"})
+    first.create_collection("docs", dim=DIM, indexes={"number": "integer", "live": "bool"}, owner="col_1")
     first.add_vector_name("docs", "v1", dim=3)
     first.upsert("docs", numbered(0, 20))
     first.set_vectors("docs", "v1", [point_id(4)], np.ones((1, 3), dtype=np.float32))
@@ -150,7 +152,7 @@ def test_half_made_or_half_dropped_folder_is_as_if_it_never_was(tmp_path: Path, 
     assert not any(tmp_path.iterdir())
     with pytest.raises(NotFound):
         engine.count("docs")
-    engine.create_collection("docs", dim=DIM, indexes={})
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
     engine.upsert("docs", numbered(0, 3))
     assert engine.count("docs") == 3
     engine.close()
@@ -158,19 +160,86 @@ def test_half_made_or_half_dropped_folder_is_as_if_it_never_was(tmp_path: Path, 
 
 def test_collection_that_was_dropped_can_be_created_again(tmp_path: Path) -> None:
     engine = EdgeEngine(tmp_path)
-    engine.create_collection("docs", dim=3, indexes={})
+    engine.create_collection("docs", dim=3, indexes={}, owner="col_1")
 
-    engine.drop_collection("docs")
-    engine.create_collection("docs", dim=DIM, indexes={"number": "integer"})
+    engine.drop_collection("docs", owner="col_1")
+    engine.create_collection("docs", dim=DIM, indexes={"number": "integer"}, owner="col_1")
     engine.upsert("docs", numbered(0, 3))
 
     assert engine.count("docs") == 3
     engine.close()
 
 
+def test_shard_of_another_owner_is_a_leftover_and_is_replaced(tmp_path: Path) -> None:
+    engine = EdgeEngine(tmp_path)
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
+    engine.upsert("docs", numbered(0, 3))
+
+    engine.create_collection("docs", dim=3, indexes={}, owner="col_2")
+
+    assert engine.count("docs") == 0
+    engine.drop_collection("docs", owner="col_1")
+    assert engine.vector_names("docs") == {"base"}
+    engine.close()
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_shard_from_before_the_marks_is_kept_and_marked(tmp_path: Path, reopened: bool) -> None:
+    engine = EdgeEngine(tmp_path)
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
+    engine.upsert("docs", numbered(0, 3))
+    (tmp_path / "docs" / OWNER).unlink()
+    if reopened:
+        engine.close()
+        engine = EdgeEngine(tmp_path)
+
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_2")
+
+    assert engine.count("docs") == 3
+    engine.drop_collection("docs", owner="col_1")
+    assert engine.count("docs") == 3
+    engine.close()
+
+
+def test_shard_from_before_the_marks_is_dropped_by_anyone(tmp_path: Path) -> None:
+    engine = EdgeEngine(tmp_path)
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
+    (tmp_path / "docs" / OWNER).unlink()
+
+    engine.drop_collection("docs", owner="col_2")
+
+    assert not any(tmp_path.iterdir())
+    engine.close()
+
+
+def test_indexes_that_are_missing_are_made_and_kept(tmp_path: Path) -> None:
+    engine = EdgeEngine(tmp_path)
+    engine.create_collection("docs", dim=DIM, indexes={"number": "integer"}, owner="col_1")
+    engine.upsert("docs", numbered(0, 3))
+
+    engine.create_collection("docs", dim=DIM, indexes={"number": "integer", "parts[].live": "bool"}, owner="col_1")
+
+    engine.close()
+    shard = edge.EdgeShard.load(str(tmp_path / "docs"))
+    assert set(shard.info().payload_schema) == {"number", "parts[].live"}
+    assert shard.info().points_count == 3
+    shard.close()
+
+
+@pytest.mark.parametrize("settings", [IndexSettings(quantization="scalar"), IndexSettings(hnsw_m=32)])
+def test_settings_of_an_index_are_refused(tmp_path: Path, settings: IndexSettings) -> None:
+    engine = EdgeEngine(tmp_path)
+
+    with pytest.raises(InvalidRequest, match="searches exactly"):
+        engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1", settings=settings)
+
+    assert not any(tmp_path.iterdir())
+    engine.close()
+
+
 def test_second_engine_on_the_same_collection_is_unavailable(tmp_path: Path) -> None:
     engine = EdgeEngine(tmp_path)
-    engine.create_collection("docs", dim=DIM, indexes={})
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
 
     with pytest.raises(Unavailable, match="docs"):
         EdgeEngine(tmp_path).count("docs")
@@ -179,7 +248,7 @@ def test_second_engine_on_the_same_collection_is_unavailable(tmp_path: Path) -> 
 
 def test_closed_engine_is_unavailable(tmp_path: Path) -> None:
     engine = EdgeEngine(tmp_path)
-    engine.create_collection("docs", dim=DIM, indexes={})
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
     engine.upsert("docs", numbered(0, 3))
     pages = engine.scroll("docs", "base", batch_size=1)
     next(pages)
@@ -202,7 +271,7 @@ def test_ping_tells_that_the_folder_is_gone(tmp_path: Path) -> None:
 
 def test_condition_that_edge_lacks_is_refused_by_name(tmp_path: Path) -> None:
     engine = EdgeEngine(tmp_path)
-    engine.create_collection("docs", dim=DIM, indexes={})
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
 
     with pytest.raises(InvalidRequest, match="no `slice` condition; use key, nested"):
         engine.delete("docs", where={"must": [{"slice": {"index": 0, "total": 2}}]})

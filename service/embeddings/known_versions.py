@@ -1,0 +1,44 @@
+"""Which version a request means, also while the database is away: then it is the version that it was when last asked."""
+
+import threading
+from collections import OrderedDict
+
+import structlog
+
+from service.db import Database
+from service.embeddings.loaded_models import VersionFacts
+from service.embeddings.operations import choose_version
+from service.errors import Unavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+_KEPT = 4096  # of about 5 kB, the manifest
+
+
+class KnownVersions:
+    """Remembers what requests meant. Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: OrderedDict[tuple[str, str, str | None], VersionFacts] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def choose(self, project_id: str, model: str, *, collection: str | None = None) -> VersionFacts:
+        """See `choose_version`. Raises Unavailable only for what was never asked for before."""
+        key = (project_id, model, collection)
+        try:
+            with self._database.read() as session:
+                found = choose_version(session, project_id, model, collection=collection)
+        except Unavailable:
+            with self._lock:
+                known = self._known.get(key)
+            if known is None:
+                raise
+            log.warning("versions.from_memory", model=known.model, version=known.number)
+            return known
+        with self._lock:
+            self._known[key] = found
+            self._known.move_to_end(key)
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return found
