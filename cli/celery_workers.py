@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from celery.bootsteps import CLOSE
 from celery.concurrency.thread import TaskPool
 from celery.worker import WorkController
 
@@ -15,6 +16,7 @@ from service.resources import Resources
 from workers.tasks import Run, register_tasks
 
 _STOP_SECONDS = 20.0
+_LOOP_SECONDS = 2.0  # it looks about it once a second
 
 
 @contextmanager
@@ -30,10 +32,20 @@ def celery_workers(
         yield
     finally:
         stopping.set()  # `stop` waits for the running task, which ends at its next callback
+        for controller, thread in zip(controllers, threads, strict=True):
+            _leave_loop(controller, thread)
         for controller in controllers:
             controller.stop()
         for thread in threads:
             thread.join(_STOP_SECONDS)
+
+
+def _leave_loop(controller: WorkController, thread: threading.Thread) -> None:
+    """Let the thread that reads from a socket leave its loop: `stop` would close the socket under its hands."""
+    consumer = getattr(controller, "consumer", None)
+    if consumer is not None and consumer.hub is not None:
+        consumer.blueprint.state = CLOSE
+        thread.join(_LOOP_SECONDS)
 
 
 def _worker(resources: Resources, name: str, queue_name: str, stopping: threading.Event, run: Run) -> WorkController:

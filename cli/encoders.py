@@ -2,8 +2,7 @@
 
 import threading
 
-from sqlalchemy.exc import IntegrityError
-
+from service.db import AlreadyThere
 from service.embeddings.loaded_models import EncoderFacts
 from service.encoders.operations import describe, ensure_project, register_encoder
 from service.encoders.queries import facts_of
@@ -17,7 +16,7 @@ def register_encoders(resources: Resources) -> list[EncoderFacts]:
     found = [(spec, describe(spec)) for spec in resources.settings.encoders]  # reads 90 MB each: not inside a transaction
     try:
         return _register(resources, found)
-    except IntegrityError:  # another API started at the same moment, and was faster
+    except AlreadyThere:  # another API started at the same moment, and was faster
         return _register(resources, found)
 
 

@@ -8,12 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from cli.celery_workers import celery_workers
 from cli.encoders import register_encoders, start_loading
 from cli.migrate import check_migrated
-from cli.serve import run_server
 from service.errors import InvalidRequest
-from service.main import create_app
 from service.queue import QUEUES, CeleryQueue, make_celery
 from service.resources import Resources, open_resources
 from service.settings import Settings
@@ -25,6 +22,9 @@ from workers.trainer_process import TrainerProcess, claim_of
 
 def api(settings: Settings) -> None:
     """Serve HTTP until SIGINT or SIGTERM; jobs are left to workers."""
+    from cli.serve import run_server  # here: workers and trainers start without FastAPI
+    from service.main import create_app
+
     stopping = threading.Event()
     with _opened(settings) as (resources, _):
         encoders = register_encoders(resources)
@@ -34,6 +34,8 @@ def api(settings: Settings) -> None:
 
 def work(settings: Settings, queues: Sequence[str]) -> None:
     """Work on the queues, one job each at a time, and sweep, until SIGINT or SIGTERM."""
+    from cli.celery_workers import celery_workers  # here: trainers start without it
+
     unknown = set(queues) - set(QUEUES.values())
     if unknown or not queues:
         raise InvalidRequest(f"--queues names {', '.join(sorted(unknown)) or 'none'}; there are gpu and cpu", param="queues")

@@ -17,7 +17,7 @@ import psycopg
 import structlog
 from sqlalchemy import DateTime, Dialect, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import Connection, ExceptionContext
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
@@ -25,6 +25,9 @@ from sqlalchemy.types import TypeDecorator
 from service.errors import ServiceError, StorageFull, Unavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+AlreadyThere = IntegrityError
+"""Raised by a session when somebody else made, or removed, the same thing at the same moment."""
 
 _AFTER_COMMIT = "after_commit"
 _BUSY_TIMEOUT_MILLISECONDS = 15_000

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from service.artifacts import Unit
 from service.datasets.queries import artifact_keys as dataset_files
 from service.encoders.queries import stored_keys
 from service.errors import Unavailable
+from service.jobs.queries import unfinished_tokens
 from service.models.queries import artifact_keys as version_files
 from service.resources import Resources
-from service.tables import TERMINAL_STATES, Job
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -51,19 +49,14 @@ def forget_leftovers(resources: Resources, job_id: str) -> None:
 
 def _remove(resources: Resources, units: Iterable[Unit], *, alone: bool) -> list[str]:
     with resources.database.read() as session:
-        rows = _read(session)
+        known = dataset_files(session) | version_files(session) | stored_keys(session)
+        rows = _Rows(known, unfinished_tokens(session))
     keys = list(_left_over(units, rows, alone=alone))
     for key in keys:
         resources.artifacts.delete(key)
     if keys:
         log.info("leftovers.removed", keys=keys)
     return keys
-
-
-def _read(session: Session) -> _Rows:
-    known = dataset_files(session) | version_files(session) | stored_keys(session)
-    unfinished = session.execute(select(Job.id, Job.token).where(Job.state.not_in(TERMINAL_STATES)))
-    return _Rows(known, {row.id: row.token for row in unfinished})
 
 
 def _left_over(units: Iterable[Unit], rows: _Rows, *, alone: bool) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 import structlog
 
 from service.db import Database
-from service.errors import Unavailable
+from service.errors import ServiceError, Unavailable
 from service.jobs.lifecycle import LEASE, Claim, LeaseLost, renew
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -105,6 +105,6 @@ class Supervision:
         except LeaseLost:
             self._lost.set()
             return False
-        except Unavailable as error:
+        except ServiceError as error:  # it does not answer, or its disk is full
             log.warning("job.lease_not_renewed", job_id=self.claim.job_id, reason=error.message)
         return True

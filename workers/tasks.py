@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import structlog
 from celery import Celery
-from sqlalchemy.exc import IntegrityError
 
+from service.db import AlreadyThere
 from service.errors import ServiceError, Unavailable
-from service.jobs.lifecycle import Claim, LeaseLost, claim, error_of, fail, put_back, release
+from service.jobs.lifecycle import Claim, LeaseLost, claim, error_of, fail, give_up_attempt, put_back, release
 from service.queue import TASK_NAME
 from service.resources import Resources
 from service.tables import JobKind
@@ -75,13 +75,14 @@ def run_here(resources: Resources, supervise: Supervision) -> None:
         with suppress(Unavailable), resources.database.write() as session:
             release(session, mine)
         return
-    except (
-        Unavailable,
-        IntegrityError,
-    ) as error:  # neither is the job's fault: it is done later
-        reason = error.message if isinstance(error, Unavailable) else "another job made the same thing at the same moment"
+    except Unavailable as error:  # not the job's fault: it is done later
+        reason = error.message
         log.warning("job.put_back", job_id=mine.job_id, reason=reason)
         supervise.patiently(lambda: _put_back(resources, mine, reason))
+        return
+    except AlreadyThere:  # it may be there for good: the attempt counts
+        log.warning("job.collided", job_id=mine.job_id, exc_info=True)
+        supervise.patiently(lambda: _give_up(resources, mine))
         return
     except (ServiceError, ZerogateError) as error:
         told = error_of(error)
@@ -98,6 +99,11 @@ def run_here(resources: Resources, supervise: Supervision) -> None:
 def _put_back(resources: Resources, mine: Claim, reason: str) -> None:
     with resources.database.write() as session:
         put_back(session, mine, reason)
+
+
+def _give_up(resources: Resources, mine: Claim) -> None:
+    with resources.database.write() as session:
+        give_up_attempt(session, mine, "another job made the same thing at the same moment")
 
 
 def _fail(resources: Resources, mine: Claim, told: dict[str, str]) -> None:

@@ -35,7 +35,13 @@ def computer_facts(encoder: "Encoder | LazyEncoder") -> dict[str, Any]:
 
 
 def manifest_facts(
-    inputs: Inputs, task: Task, guard: Guard, encoded: Encoded, learned: "Learned", judged: "Judged", encoder: "Encoder | LazyEncoder"
+    inputs: Inputs,
+    task: Task,
+    guard: Guard,
+    encoded: Encoded,
+    learned: "Learned",
+    judged: "Judged",
+    encoder: "Encoder | LazyEncoder",
 ) -> dict[str, Any]:
     """How the version came about. No time of day stands in it; made again it says the same but for how long things took."""
     plan = learned.plan.to_dict()

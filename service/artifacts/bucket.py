@@ -14,7 +14,7 @@ from uuid import uuid4
 from service.artifacts.bucket_objects import BucketObjects
 from service.artifacts.bucket_work import BucketWorkspace, download_work
 from service.artifacts.folder import FolderArtifacts
-from service.artifacts.store import SCRATCH, WORK, Unit, unit_of, work_key
+from service.artifacts.store import SCRATCH, WORK, Unit, attempt_of, unit_of, work_key
 from service.errors import NotFound, ServiceError, Unavailable
 
 
@@ -82,16 +82,15 @@ class BucketArtifacts:
     def workspace(self, job_id: str, attempt: int) -> BucketWorkspace:
         """See `Artifacts`. What earlier attempts have on this machine is removed, so that what still runs there stops."""
         key = work_key(job_id, attempt)
-        with suppress(NotFound):
-            return BucketWorkspace(self._objects, job_id, attempt, self._local.local_folder(key))
-        with self.scratch(f"{job_id}-{attempt}.") as scratch:
-            made = scratch / "work"
-            download_work(self._objects, job_id, attempt, made)
-            self._local.store_folder(key, made)
-        for unit in self._local.units(f"{WORK}/{job_id}"):
-            if unit.key != key:
-                self._local.delete(unit.key)
-        return BucketWorkspace(self._objects, job_id, attempt, self._local.local_folder(key))
+        folder = self._local.path(key)
+        if not folder.exists():
+            with self.scratch(f"{job_id}-{attempt}.") as scratch:
+                download_work(self._objects, job_id, attempt, scratch / "work")
+                self._local.store_folder(key, scratch / "work")
+            for unit in self._local.units(f"{WORK}/{job_id}"):
+                if attempt_of(unit.key) < attempt:
+                    self._local.delete(unit.key)
+        return BucketWorkspace(self._objects, job_id, attempt, folder)
 
     def forget_work(self, job_id: str) -> None:
         """See `Artifacts`."""

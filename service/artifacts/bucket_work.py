@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from service.artifacts.bucket_objects import BucketObjects
-from service.artifacts.store import WORK, is_half_made, work_is_lost, work_key
+from service.artifacts.store import WORK, attempt_of, is_half_made, work_is_lost, work_key
 from service.errors import NotFound, Unavailable
 
 _SAVED: Final = "saved.json"
@@ -62,7 +62,7 @@ class BucketWorkspace:
         """Remove what no longer counts: files that are gone, and the earlier attempts."""
         counts = {f"{self._key}/{name}" for name in (_SAVED, *names)}
         below = [found.key for found in self._objects.list(f"{WORK}/{self._job_id}")]
-        self._objects.delete([key for key in below if _attempt_of(key) <= self._attempt and key not in counts])
+        self._objects.delete([key for key in below if attempt_of(key) <= self._attempt and key not in counts])
 
 
 def download_work(objects: BucketObjects, job_id: str, attempt: int, target: Path) -> None:
@@ -78,13 +78,8 @@ def download_work(objects: BucketObjects, job_id: str, attempt: int, target: Pat
 def _download_newest(objects: BucketObjects, job_id: str, attempt: int, target: Path) -> None:
     target.mkdir()
     saved = [found.key for found in objects.list(f"{WORK}/{job_id}") if found.key.endswith(f"/{_SAVED}")]
-    earlier = [key for key in saved if _attempt_of(key) < attempt]
+    earlier = [key for key in saved if attempt_of(key) < attempt]
     if earlier:
-        newest = max(earlier, key=_attempt_of)
+        newest = max(earlier, key=attempt_of)
         for path, name in json.loads(objects.get(newest)).items():
             objects.download(newest.removesuffix(_SAVED) + name, target / path)
-
-
-def _attempt_of(key: str) -> int:
-    """The attempt in a key below work/<job>."""
-    return int(key.split("/")[2])

@@ -77,30 +77,30 @@ class FolderArtifacts:
     def read(self, key: str) -> bytes:
         """See `Artifacts`."""
         try:
-            return self._path(key).read_bytes()
+            return self.path(key).read_bytes()
         except FileNotFoundError:
             raise _missing("file", key) from None
 
     @contextmanager
     def local_file(self, key: str) -> Iterator[Path]:
         """See `Artifacts`."""
-        path = self._path(key)
+        path = self.path(key)
         if not path.is_file():
             raise _missing("file", key)
         yield path
 
     def local_folder(self, key: str) -> Path:
         """See `Artifacts`."""
-        path = self._path(key)
+        path = self.path(key)
         if not path.is_dir():
             raise _missing("folder", key)
         return path
 
     def delete(self, key: str) -> None:
         """See `Artifacts`. A folder disappears whole; one above that is empty then goes too (`heads/<job>`)."""
-        path = self._path(key)
+        path = self.path(key)
         if path.is_dir():
-            gone = self._path(f"{SCRATCH}/deleted-{uuid4().hex}")
+            gone = self.path(f"{SCRATCH}/deleted-{uuid4().hex}")
             with suppress(OSError):  # somebody else deletes it too, or the disk is so full that not even a name fits
                 path.rename(gone)
             for one in (gone, path):
@@ -114,7 +114,7 @@ class FolderArtifacts:
     def workspace(self, job_id: str, attempt: int) -> FolderWorkspace:
         """See `Artifacts`. An earlier attempt's folder is renamed, so its path is gone for what still runs there."""
         key = work_key(job_id, attempt)
-        folder = self._path(key)
+        folder = self.path(key)
         with full_disk_errors(self._root):
             while not folder.exists():
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ class FolderArtifacts:
     def units(self, below: str = "") -> Iterator[Unit]:
         """See `Artifacts`."""
         changed: dict[str, float] = {}
-        for parent, _, files in os.walk(self._path(below)):
+        for parent, _, files in os.walk(self.path(below)):
             folder = Path(parent)
             for path in (folder, *(folder / name for name in files)):
                 key = path.relative_to(self._root).as_posix()
@@ -139,6 +139,10 @@ class FolderArtifacts:
                         changed[unit_of(key)] = max(changed.get(unit_of(key), 0.0), status.st_mtime)
         now = time.time()
         yield from (Unit(key, max(0.0, now - last)) for key, last in changed.items())
+
+    def path(self, key: str) -> Path:
+        """Where the file or folder of this key is, or would be."""
+        return self._root / key
 
     def ping(self) -> None:
         """See `Artifacts`."""
@@ -151,7 +155,7 @@ class FolderArtifacts:
 
     def _take(self, made: Path, key: str) -> None:
         """Rename a finished file or folder; its age counts from now. A folder that is there already has the same content."""
-        target = self._path(key)
+        target = self.path(key)
         os.utime(made)
         while True:
             try:
@@ -180,9 +184,6 @@ class FolderArtifacts:
         for path in list(folder.rglob("*")):
             if is_half_made(path.relative_to(folder)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-    def _path(self, key: str) -> Path:
-        return self._root / key
 
 
 def _missing(what: str, key: str) -> NotFound:

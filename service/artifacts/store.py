@@ -121,6 +121,11 @@ def work_key(job_id: str, attempt: int) -> str:
     return f"{WORK}/{job_id}/{attempt}"
 
 
+def attempt_of(key: str) -> int:
+    """The attempt in a key of a workspace, or below one."""
+    return int(key.split("/")[2])
+
+
 def work_is_lost(key: str) -> str:
     """What to say of a workspace that is gone while its attempt still runs."""
     return f"the work folder '{key}' is gone: a later attempt has taken it over, or the job has ended"

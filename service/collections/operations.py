@@ -138,14 +138,21 @@ def delete_collection(database: Database, vectors: VectorEngine, collection_id: 
         if collection is None:
             return  # another process was faster
         collection.deleting = True
-        for job in session.scalars(select(Job).where(Job.collection_id == collection_id, Job.state.not_in(TERMINAL_STATES))):
-            with suppress(Conflict):  # it has ended meanwhile
-                cancel(session, job)
         name, physical = collection.name, collection.qdrant_collection
+    _cancel_jobs(database, collection_id)
     _wait_for_writer(database, collection_id, name)
     vectors.drop_collection(physical, owner=collection_id)
     with database.write() as session:
         session.execute(delete(Collection).where(Collection.id == collection_id))
+
+
+def _cancel_jobs(database: Database, collection_id: str) -> None:
+    """Not in the transaction that marks the collection: a writer locks its job first, and on PostgreSQL they would be stuck."""
+    unfinished = select(Job).where(Job.collection_id == collection_id, Job.state.not_in(TERMINAL_STATES)).order_by(Job.id)
+    with database.write() as session:
+        for job in session.scalars(unfinished).all():
+            with suppress(Conflict):  # it has ended meanwhile
+                cancel(session, job)
 
 
 def _wait_for_writer(database: Database, collection_id: str, name: str) -> None:

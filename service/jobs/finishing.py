@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from service.collections.operations import submit_publish
 from service.embeddings.loaded_models import STORED, EncoderFacts, VersionFacts
 from service.encoders.operations import add_tuned_encoder
-from service.jobs.lifecycle import Claim, add_event, succeed
+from service.jobs.lifecycle import Claim, add_event, check_held, succeed
 from service.models.operations import add_model, add_version, free_names, passes_promotion_check, promote, told_by_check
 from service.models.queries import get_version, locked, version_facts
 from service.queue import JobQueue
@@ -70,6 +70,7 @@ def finish_training(session: Session, queue: JobQueue, mine: Claim, trained: Tra
     live: what the version must not fall behind; needed for `promote: if_better`. False, and nothing is written, when another
     version has gone live meanwhile: weigh that one, and come again. Raises LeaseLost; then nothing of the transaction stays.
     """
+    check_held(session, mine)  # first: what follows may be there already, by a commit whose answer was lost
     job = session.get_one(Job, mine.job_id)
     model = locked(session, str(job.model_id))  # nothing else goes live until the commit
     if live is not None and model.live_version != live.version.number:
@@ -97,7 +98,7 @@ def finish_training(session: Session, queue: JobQueue, mine: Claim, trained: Tra
         **trained.result,
         "tuned_encoder": None if trained.tuned is None else _add_tuned(session, model, version, trained.tuned),
     }
-    succeed(session, mine, result)  # last, because it raises when the job is no longer ours
+    succeed(session, mine, result)
     return True
 
 

@@ -49,7 +49,11 @@ class Claim:
 def claim(session: Session, job_id: str) -> Claim | None:
     """Take the job if it is queued and due, or running under a lease that has expired; None when it is neither."""
     time = now()
-    before = session.execute(select(Job.state, Job.progress, Job.attempts, Job.last_failure).where(Job.id == job_id)).first()
+    # Locked: on PostgreSQL another worker might change what is told below before the update.
+    found = (
+        select(Job.state, Job.progress, Job.attempts, Job.last_failure).where(Job.id == job_id).with_for_update(key_share=True)
+    )
+    before = session.execute(found).first()
     taken = session.execute(
         update(Job)
         .where(Job.id == job_id, claimable(time))
@@ -85,8 +89,9 @@ def claim(session: Session, job_id: str) -> Claim | None:
 
 
 def renew(session: Session, mine: Claim, progress: dict[str, Any] | None) -> None:
-    """Extend the lease and tell how far the work is. Raises LeaseLost."""
-    _write(session, mine, progress=progress, lease_expires_at=now() + LEASE)
+    """Extend the lease and tell how far the work is; None leaves what was told. Raises LeaseLost."""
+    told = {} if progress is None else {"progress": progress}  # a worker waits for its trainer, which tells
+    _write(session, mine, lease_expires_at=now() + LEASE, **told)
 
 
 def succeed(session: Session, mine: Claim, result: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ class JobMetrics(Collector):
         up.add_metric((), 1)
         for kind, state, count in counts:
             jobs.add_metric((kind, state), count)
-        ages = {queue: 0.0 for queue in QUEUES.values()}
+        ages = dict.fromkeys(QUEUES.values(), 0.0)
         for kind, moment in oldest:
             ages[QUEUES[kind]] = max(ages[QUEUES[kind]], (time - moment).total_seconds())
         for queue, age in ages.items():

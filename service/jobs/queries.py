@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound
-from service.tables import Job, JobEvent
+from service.tables import TERMINAL_STATES, Job, JobEvent
 
 
 def get_job(session: Session, project_id: str, job_id: str) -> Job:
@@ -27,3 +27,9 @@ def children(session: Session, job_ids: Sequence[str]) -> dict[str, Job]:
     """The publish jobs that followed the given jobs, by the parent's id."""
     query = select(Job).where(Job.parent_job_id.in_(job_ids), Job.kind == "publish")
     return {str(child.parent_job_id): child for child in session.scalars(query)}
+
+
+def unfinished_tokens(session: Session) -> dict[str, int]:
+    """The tokens of all jobs that have not ended, by id."""
+    found = session.execute(select(Job.id, Job.token).where(Job.state.not_in(TERMINAL_STATES)))
+    return {row.id: row.token for row in found}

@@ -6,13 +6,16 @@ from sqlalchemy.orm import Session
 from service.artifacts import Artifacts
 from service.db import after_commit
 from service.embeddings.loaded_models import STORED
-from service.errors import Conflict
+from service.errors import Conflict, NotFound
 from service.models.queries import get_promotion, get_version, list_versions, locked
 from service.tables import TERMINAL_STATES, Collection, CollectionVector, EncoderRow, Job, Model, Version
 
 
 def delete_model(session: Session, artifacts: Artifacts, model: Model) -> None:
     """Remove a model with its versions and history. Raises Conflict while a collection or an unfinished job needs it."""
+    # Not `locked`, which lets rows come that refer to the model: this waits for those that are coming, and the checks see them.
+    if session.scalar(select(Model.id).filter_by(id=model.id).with_for_update()) is None:
+        raise NotFound("the model was deleted meanwhile", code="model_not_found", param="model")
     bound = session.scalars(select(Collection.name).filter_by(model_id=model.id)).all()
     if bound:
         raise Conflict(

@@ -26,10 +26,16 @@ def get_model(session: Session, project_id: str, name: str) -> Model:
 
 
 def locked(session: Session, model_id: str) -> Model:
-    """The model as it is now, kept from changing until the transaction ends: what is live, and what follows from it, agree."""
+    """The model as it is now, kept from changing until the transaction ends: what is live, and what follows from it, agree.
+
+    Raises NotFound when it was deleted meanwhile.
+    """
     # NO KEY: rows that refer to the model may come meanwhile. SQLite has one writer at a time and needs no lock.
     found = select(Model).filter_by(id=model_id).with_for_update(key_share=True).execution_options(populate_existing=True)
-    return session.scalars(found).one()
+    model = session.scalar(found)
+    if model is None:
+        raise NotFound("the model was deleted meanwhile", code="model_not_found", param="model")
+    return model
 
 
 def list_models(session: Session, project_id: str) -> Sequence[Model]:

@@ -104,7 +104,7 @@ TRAINING = """
 import sys
 from pathlib import Path
 import numpy as np
-from zerogate import Recipe, Rows, Vectors, CachedEncoder, EmbeddingCache, LazyEncoder, assess, learn, make_guard, make_task
+from zerogate import CachedEncoder, EmbeddingCache, LazyEncoder, Recipe, Rows, Vectors, make_guard, make_task
 
 def find():
     raise AssertionError("nothing is missing")
@@ -123,6 +123,8 @@ else:
     )
     loaded = {"torch", "sentence_transformers", "transformers"} & set(sys.modules)
     assert loaded == set(), loaded
+    from zerogate import assess, learn
+
     found = learn(task, vectors, guard, guarded, recipe=Recipe(epochs=2), device=cached.encoder.device)
     assess(task, vectors, guard, guarded, found.head, query_only=False)
     loaded = {"torch", "sentence_transformers", "transformers"} & set(sys.modules)

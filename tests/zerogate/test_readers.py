@@ -1,12 +1,16 @@
 """Reading a dataset file as a whole: its format, the names of its columns and its ids."""
 
 import csv
+import tempfile
+import tracemalloc
 from pathlib import Path
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from zerogate.errors import InvalidFile, InvalidRow
 from zerogate.examples import Kind, Row
@@ -186,13 +190,47 @@ def test_a_second_document_with_the_same_id_is_refused_at_its_line(tmp_path: Pat
     line, field, problem = row_error(write(tmp_path / "rows", rows, file_format), file_format, "documents")
 
     assert (line, field) == (5 if file_format == "csv" else 4, "id")
-    assert problem == "'8' is the id of an earlier document; ids are unique within a file"
+    earlier = 3 if file_format == "csv" else 2
+    assert problem == f"'8' is the id in line {earlier} already; ids are unique within a file"
 
 
 def test_ids_that_become_equal_are_equal(tmp_path: Path) -> None:
     path = write(tmp_path / "rows", [{"id": 8, "text": "t"}, {"id": "8", "text": "t"}], "jsonl")
 
     assert row_error(path, "jsonl", "documents")[:2] == (2, "id")
+
+
+@settings(max_examples=100, deadline=None)
+@given(ids=st.lists(st.text("abc", min_size=1, max_size=2), min_size=1, max_size=12), hashes=st.sampled_from([1, 2, 2**61]))
+def test_the_first_id_that_comes_again_is_refused_and_no_other_even_where_hashes_are_equal(ids: list[str], hashes: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = write(Path(folder) / "rows", [{"id": i, "text": "t"} for i in ids], "jsonl")
+        patch.setattr("zerogate.readers.hash", lambda name: hash(name) % hashes, raising=False)
+        again = next((line for line, name in enumerate(ids, start=1) if name in ids[: line - 1]), None)
+
+        if again is None:
+            assert [row["id"] for row in read_rows(path, format="jsonl", kind="documents")] == ids
+        else:
+            line, _, problem = row_error(path, "jsonl", "documents")
+            # Where different ids have equal hashes, another pair may be found first; a pair it is in any case.
+            assert ids[line - 1] in ids[: line - 1]
+            assert problem.startswith(f"'{ids[line - 1]}' is the id in line {ids.index(ids[line - 1]) + 1} already")
+            assert line == again or hashes == 2
+
+
+def test_an_id_costs_a_few_bytes_of_memory(tmp_path: Path) -> None:
+    peaks = []
+    for count in (5_000, 30_000):
+        write(tmp_path / "rows", [{"id": f"document number {i}", "text": "t"} for i in range(count)], "jsonl")
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in read_rows(tmp_path / "rows", format="jsonl", kind="documents")) == count
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+
+    # 8 of each while reading, as many once more while they are sorted; whatever else happens meanwhile takes some 100 kB.
+    assert peaks[1] - peaks[0] < 25_000 * 20 + 2**18
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What is counted about a dataset while its rows pass by."""
 
+import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
@@ -12,7 +14,7 @@ from zerogate.readers import read_rows
 from zerogate.report import DatasetReport, Report
 
 
-def report(kind: Kind, rows: list[Row]) -> Report:
+def report(kind: Kind, rows: Iterable[Row]) -> Report:
     counted = DatasetReport(kind)
     for row in rows:
         counted.add(row)
@@ -92,6 +94,27 @@ def test_a_report_agrees_with_counting_everything_at_once(rows: list[Row]) -> No
         "longest_text_characters": max((len(row["text"]) for row in rows), default=0),
         "labels": len({row["label"] for row in rows}),
     }
+
+
+def test_many_rows_are_counted_right() -> None:
+    rows = ({"text": f"text {number % 100_000}", "label": f"label {number % 70_000}"} for number in range(150_000))
+
+    found = report("groups", rows)
+
+    # Rows i and i + 100,000 have the same text, and never the same label: 100,000 is no multiple of 70,000.
+    assert (found["rows"], found["distinct_texts"], found["labels"], found["duplicate_rows"]) == (150_000, 100_000, 70_000, 0)
+
+
+def test_a_row_costs_a_few_bytes_of_memory() -> None:
+    tracemalloc.start()
+    try:
+        report("documents", ({"id": str(number), "text": f"text {number}", "metadata": {}} for number in range(20_000)))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    # A row and a text each: 8 bytes, and as many while they are sorted; whatever else happens meanwhile takes some 100 kB.
+    assert peak_bytes < 20_000 * 2 * 16 + 2**18
 
 
 @pytest.mark.parametrize("kind", ["pairs", "documents"])

@@ -52,7 +52,12 @@ class Place:
 
     @property
     def url(self) -> str:
-        return f"s3://{self._bucket}/some/prefix"
+        return "folder" if self._s3 is None else f"s3://{self._bucket}/some/prefix"
+
+    @property
+    def local(self) -> str:
+        """The folder of the machine `one`."""
+        return str(self.folder if self._s3 is None else self.folder / "one")
 
     def open(self, machine: str = "one") -> Artifacts:
         """The files as a machine sees them: a folder is shared by all, a bucket too, but not what was downloaded."""
@@ -67,11 +72,6 @@ class Place:
             return {key for key in files if not key.startswith("scratch/")}
         pages = self._s3.boto.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
         return {found["Key"].removeprefix("some/prefix/") for page in pages for found in page.get("Contents", [])}
-
-    def uploads(self) -> int:
-        """How many uploads have begun and not ended: what they hold is paid for and listed nowhere."""
-        assert self._s3 is not None
-        return len(self._s3.boto.list_multipart_uploads(Bucket=self._bucket).get("Uploads", []))
 
     def half_made(self) -> list[Path]:
         """What is in scratch folders on any machine."""

@@ -121,12 +121,16 @@ def test_deleting_what_is_missing_is_fine(artifacts: Artifacts) -> None:
 
 
 def test_a_scratch_folder_is_empty_carries_its_owners_name_and_is_gone_after_an_error(place, artifacts: Artifacts) -> None:
-    with pytest.raises(ZeroDivisionError), artifacts.scratch("job_1-3.") as scratch:
-        assert scratch.name.startswith("job_1-3.")
-        assert list(scratch.iterdir()) == []
-        (scratch / "half").write_bytes(b"made")
-        assert set(ages(artifacts)) == {f"scratch/{scratch.name}"}
-        raise ZeroDivisionError
+    def fail() -> None:
+        with artifacts.scratch("job_1-3.") as scratch:
+            assert scratch.name.startswith("job_1-3.")
+            assert list(scratch.iterdir()) == []
+            (scratch / "half").write_bytes(b"made")
+            assert set(ages(artifacts)) == {f"scratch/{scratch.name}"}
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert place.half_made() == []
 
 
