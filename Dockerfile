@@ -1,4 +1,4 @@
-# One image for the api and for the workers. The dependencies decide its size, and torch decides most of that:
+# One image for the api, the workers and the migration. The dependencies decide its size, and torch decides most of that:
 #
 #   docker build -t zerogate:gpu .                                    torch as PyPI has it: on Linux the CUDA build
 #   docker build -t zerogate:cpu --build-arg TORCH_INDEX=<url> .      torch without CUDA, several GB smaller
@@ -57,9 +57,10 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 
 # The image has no curl. http.client, because urllib would ask a proxy for 127.0.0.1 where HTTP_PROXY is set.
-# The start period covers the import of torch and the loading of the encoder. Workers replace this check (compose file).
-HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=4 \
-    CMD ["python", "-c", "import os, sys, http.client as h; c = h.HTTPConnection('127.0.0.1', int(os.environ['ZEROGATE_PORT']), timeout=4); c.request('GET', '/readyz'); r = c.getresponse(); r.read(); sys.exit(r.status != 200)"]
+# /livez and not /readyz: a service whose database is away still serves embeddings, and a restart would not bring that back.
+# The start period covers the reading of the encoders' files. Workers replace this check (compose file).
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 \
+    CMD ["python", "-c", "import os, sys, http.client as h; c = h.HTTPConnection('127.0.0.1', int(os.environ['ZEROGATE_PORT']), timeout=4); c.request('GET', '/livez'); r = c.getresponse(); r.read(); sys.exit(r.status != 200)"]
 
 ENTRYPOINT ["zerogate"]
 CMD ["serve"]

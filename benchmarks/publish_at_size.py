@@ -3,10 +3,11 @@
     python -m benchmarks.publish_at_size [--rows N] [--json]
 
 Upload: JSONL over HTTP to the real application, in a process of its own. Publish: the real job in another one, into the counting
-stand-in of a Qdrant server, with an encoder that makes its vectors out of a seed; its embedding cache is real. The database is
-SQLite. Memory is RssAnon of /proc, looked at from outside, above what the process held when it had nothing to do yet: file pages
-(LMDB's, the uploaded file's) are not in it. The floor is what the same points cost to turn into the shortest JSON and to send, over
-the same wire to the same stand-in, and nothing else. The last line is one JSON object. Ends with 1 where memory grew over the limit.
+stand-in of a Qdrant server, with an encoder that makes its vectors out of a seed; its cache is the real one, the database
+SQLite. Memory is RssAnon of /proc, seen from outside, above what the process held before it had anything to do: pages of files
+(the cache's among them) are not in it. The floor is what the same points cost to be turned into JSON and sent, over the same
+wire to the same stand-in, and nothing else. With --json the last line is one JSON object. Ends with 1 where memory grew over
+the limit.
 """
 
 import argparse
@@ -14,77 +15,59 @@ import hashlib
 import http.client
 import itertools
 import json
-import multiprocessing
-import os
-import random
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from multiprocessing.connection import Connection
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
-import numpy as np
 import orjson
-import structlog
-import uvicorn
-from numpy.typing import NDArray
 
-import zerogate
+from benchmarks.publish_at_size_data import DIM, SeededEncoder, as_jsonl, documents
+from benchmarks.publish_at_size_processes import anonymous_memory, child, counting_standin, cpu_seconds, serve, work
 from cli.migrate import migrate
 from service.db import Database, make_engine
-from service.embeddings.loaded_models import EncoderFacts, LoadedModels
 from service.encoders.operations import ensure_project, register_encoder
-from service.main import create_app
 from service.models.operations import get_or_create_model
-from service.resources import DEFAULT_PROJECT, Resources, open_resources
+from service.resources import DEFAULT_PROJECT
 from service.settings import EncoderSpec, Settings
-from service.tables import JobKind
 from service.vectors.server import ServerEngine
-from workers.tasks import run_here, run_job
-from zerogate.encoder_files import EncoderFiles, Role
+from zerogate.encoder_files import EncoderFiles
 
 LIMIT_MB = 250.0  # Of growth, in the process that takes the upload and in the one that publishes.
 
-_DIM = 384
-_NAME = "seeded"  # Of the encoder; the model over it and the collection have the same.
+_NAME = "seeded"  # Of the encoder; the collection is called the same.
+_MODEL = "model"
 _FLOOR_ROWS = 50_000  # At most: the floor of more points is as many times higher.
-_POINTS_PER_REQUEST = 256
-_LOOK_SECONDS = 0.01
-_START_SECONDS = 60.0
+_POINTS_PER_REQUEST = 256  # Of the floor.
+_PATIENCE_SECONDS = 3600.0  # The answer to an upload comes when all of it was read and checked.
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One measurement. Megabytes are 10^6 bytes; `idle` is before the work, `growth` the most above that while it went on."""
+    """One measurement. Megabytes are 10^6 bytes; idle is before the work, growth the most above that while it went on."""
 
     rows: int
     upload_seconds: float
     upload_idle_rss_anon_mb: float
     upload_rss_anon_growth_mb: float
     publish_seconds: float
-    encode_seconds: float  # of these: making and caching the vectors
+    encode_seconds: float  # of these: making the vectors and storing them in the cache
+    publish_cpu_seconds: float  # of the worker, encoding and all; what else the machine does is not in it
     points_per_second: float
     publish_idle_rss_anon_mb: float
     publish_rss_anon_growth_mb: float
     points: int  # that the stand-in counts afterwards
     floor_seconds: float
-    floor_points_per_second: float
+    floor_cpu_seconds: float  # of the sender
     times_floor: float  # publishing without encoding, over the floor
-
-    @property
-    def within_limit(self) -> bool:
-        """Whether both processes stayed within LIMIT_MB."""
-        return max(self.upload_rss_anon_growth_mb, self.publish_rss_anon_growth_mb) <= LIMIT_MB
+    times_floor_cpu: float  # publishing with encoding, over the floor
+    within_limit: bool
 
 
 def main() -> None:
@@ -96,38 +79,44 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(given.rows, Path(folder))
     for name, value in asdict(figures).items():
-        print(f"{name.replace('_', ' '):30} {value:>14,.1f}" if isinstance(value, float) else f"{name:30} {value:>14,}")
-    print(f"{'within ' + format(LIMIT_MB, 'g') + ' MB of growth':30} {'yes' if figures.within_limit else 'NO':>14}")
+        print(f"{name:28} {f'{value:,.1f}' if isinstance(value, float) else str(value):>14}")
     if given.json:
         print(json.dumps(asdict(figures)))
     sys.exit(0 if figures.within_limit else 1)
 
 
-def measure(rows: int, folder: Path) -> Figures:
-    """Upload and publish `rows` documents in processes that start for it. folder: takes 10 kB a row, most of it the cache's."""
+def measure(rows: int, folder: Path, *, limit_mb: float = LIMIT_MB) -> Figures:
+    """Upload and publish `rows` documents. folder: takes some 4 kB a row, most of it for the cache.
+
+    Raises RuntimeError when anything but the memory is wrong.
+    """
     with ExitStack() as stack:
-        settings = Settings(data_dir=folder / "data", qdrant_url=stack.enter_context(_standin(folder)), broker_url="memory://")
-        _prepare(settings)
-        # The worker first: its start shall not fall into the upload.
-        worker = stack.enter_context(_child(_work, settings))
-        api = stack.enter_context(_child(_serve, settings))
-        client = stack.enter_context(httpx.Client(base_url=cast("str", api.pipe.recv()), timeout=None))
-        _answer(client.post("/v1/collections", json={"name": _NAME, "model": _NAME}))
-        worker.pipe.recv()
+        url = stack.enter_context(counting_standin())
+        settings = Settings(data_dir=folder, qdrant_url=url)
+        _make_model(settings)
+        worker = stack.enter_context(child(work, settings))
+        api = stack.enter_context(child(serve, settings))
+        client = stack.enter_context(httpx.Client(base_url=api.line.recv(), timeout=_PATIENCE_SECONDS))
+        _answer(client.post("/v1/collections", json={"name": _NAME, "model": _MODEL}))
+        worker.line.recv()
+
+        started = time.perf_counter()
         with anonymous_memory(api.pid) as uploading:
-            started = time.perf_counter()
-            dataset = _answer(client.post("/v1/datasets", params={"kind": "documents"}, content=_body(rows)))
-            upload_seconds = time.perf_counter() - started
-        job_id = _answer(client.post(f"/v1/collections/{_NAME}/documents", json={"dataset": dataset["id"]}))["id"]
+            content = as_jsonl(documents(rows))
+            dataset = _answer(client.post("/v1/datasets", params={"kind": "documents"}, content=content))
+        upload_seconds = time.perf_counter() - started
+
+        job = _answer(client.post(f"/v1/collections/{_NAME}/documents", json={"dataset": dataset["id"]}))
+        started, started_cpu = time.perf_counter(), cpu_seconds(worker.pid)
         with anonymous_memory(worker.pid) as publishing:
-            started = time.perf_counter()
-            worker.pipe.send(job_id)
-            worker.pipe.recv()
-            publish_seconds = time.perf_counter() - started
-        job = _answer(client.get(f"/v1/jobs/{job_id}"))
-        if job["state"] != "succeeded" or dataset["rows"] != rows:
-            raise RuntimeError(f"{dataset['rows']} of {rows} rows were taken, and publishing {job['state']}: {job['error']}")
-        floor = _floor_seconds(settings, rows)
+            worker.line.send(job["id"])
+            worker.line.recv()
+        publish_seconds, publish_cpu_seconds = time.perf_counter() - started, cpu_seconds(worker.pid) - started_cpu
+
+        job = _answer(client.get(f"/v1/jobs/{job['id']}"))
+        if dataset["rows"] != rows or job["state"] != "succeeded":
+            raise RuntimeError(f"{dataset['rows']} of {rows} rows were taken; publishing them: {job['state']}, {job['error']}")
+        floor_seconds, floor_cpu_seconds = _floor_seconds(url, rows)
     encode_seconds = job["result"]["encode_seconds"]
     return Figures(
         rows=rows,
@@ -136,115 +125,74 @@ def measure(rows: int, folder: Path) -> Figures:
         upload_rss_anon_growth_mb=uploading.growth_mb,
         publish_seconds=publish_seconds,
         encode_seconds=encode_seconds,
+        publish_cpu_seconds=publish_cpu_seconds,
         points_per_second=rows / publish_seconds,
         publish_idle_rss_anon_mb=publishing.idle_mb,
         publish_rss_anon_growth_mb=publishing.growth_mb,
         points=job["result"]["points"],
-        floor_seconds=floor,
-        floor_points_per_second=rows / floor,
-        times_floor=(publish_seconds - encode_seconds) / floor,
+        floor_seconds=floor_seconds,
+        floor_cpu_seconds=floor_cpu_seconds,
+        times_floor=(publish_seconds - encode_seconds) / floor_seconds,
+        times_floor_cpu=publish_cpu_seconds / floor_cpu_seconds,
+        within_limit=max(uploading.growth_mb, publishing.growth_mb) <= limit_mb,
     )
 
 
-@dataclass
-class Growth:
-    """What a process held at first, and the most that it held since, in megabytes of anonymous memory."""
-
-    idle_mb: float
-    peak_mb: float
-
-    @property
-    def growth_mb(self) -> float:
-        return self.peak_mb - self.idle_mb
-
-
-@contextmanager
-def anonymous_memory(pid: int) -> Iterator[Growth]:
-    """Look at a process's anonymous memory a hundred times a second while the block runs."""
-    found = Growth(*[rss_anon_mb(pid)] * 2)
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(_LOOK_SECONDS):
-            found.peak_mb = max(found.peak_mb, rss_anon_mb(pid))
-
-    thread = threading.Thread(target=look, name=f"memory of {pid}", daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
-        found.peak_mb = max(found.peak_mb, rss_anon_mb(pid))
+def _make_model(settings: Settings) -> None:
+    """A model over the seeded encoder, whose version 0 is live."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(make_engine(settings.sql_url))
+    migrate(database.engine)
+    files = EncoderFiles(Path(_NAME), SeededEncoder.fingerprint, dim=DIM, max_length=256, prompts={})
+    with database.write() as session:
+        ensure_project(session, DEFAULT_PROJECT)
+        register_encoder(session, DEFAULT_PROJECT, EncoderSpec(name=_NAME, source=_NAME), files)
+        get_or_create_model(session, DEFAULT_PROJECT, _MODEL, encoder=_NAME, default_encoder=_NAME)
+    database.close()
 
 
-def rss_anon_mb(pid: int) -> float:
-    """Resident memory of the process that no file stands behind, in 10^6 bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("RssAnon:")[2].split()[0]) * 1024 / 1e6
+def _answer(response: httpx.Response) -> Any:
+    if not response.is_success:
+        raise RuntimeError(f"{response.request.method} {response.request.url.path}: {response.status_code} {response.text}")
+    return response.json()
 
 
-def documents(rows: int) -> Iterator[dict[str, Any]]:
-    """Documents of eight words each, always the same ones."""
-    drawn = random.Random(0)
-    syllables = [first + vowel for first in "bdfklmnprstv" for vowel in "aeiou"]
-    words = ["".join(pair) for pair in itertools.product(syllables, syllables)]
-    for number in range(rows):
-        yield {"id": f"document-{number}", "text": " ".join(drawn.choices(words, k=8)), "year": 1900 + number % 100}
+def _floor_seconds(url: str, rows: int) -> tuple[float, float]:
+    """What as many points take to be turned into the shortest JSON that is exact, and sent, one request after the other.
+
+    Gives seconds, and seconds of this process on a processor.
+    """
+    engine = ServerEngine.connect(url)
+    engine.create_collection("floor", dim=DIM, indexes={}, owner="floor")
+    engine.close()
+    encoder = SeededEncoder()
+    measured = min(rows, _FLOOR_ROWS)
+    remaining = enumerate(documents(measured))
+    seconds = on_processor = 0.0
+    with closing(http.client.HTTPConnection(urlsplit(url).netloc)) as connection:
+        while some := list(itertools.islice(remaining, _POINTS_PER_REQUEST)):
+            batch = {
+                "ids": [str(UUID(int=number)) for number, _ in some],
+                "vectors": {"base": encoder.encode([row["text"] for _, row in some], role="document")},
+                "payloads": [_payload(row) for _, row in some],
+            }
+            started, started_cpu = time.perf_counter(), time.process_time()
+            body = orjson.dumps({"batch": batch}, option=orjson.OPT_SERIALIZE_NUMPY)
+            connection.request("PUT", "/collections/floor/points?wait=true", body, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            seconds += time.perf_counter() - started
+            on_processor += time.process_time() - started_cpu
+            if answer.status != 200:
+                raise RuntimeError(f"the stand-in answered {answer.status} to {len(some)} points of the floor")
+    return seconds * rows / measured, on_processor * rows / measured
 
 
-def _body(rows: int) -> Iterator[bytes]:
-    """The documents as JSONL, some 100 kB at a time."""
-    remaining = documents(rows)
-    while some := list(itertools.islice(remaining, 1000)):
-        yield b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in some)
+def _payload(row: dict[str, Any]) -> dict[str, Any]:
+    """What a published document carries; its digest is a hash like any other here."""
+    digest = hashlib.sha256(row["text"].encode()).hexdigest()
+    return {"document_id": row["id"], "chunk": 0, "text_sha256": digest, "text": row["text"], "metadata": {"year": row["year"]}}
 
 
-class SeededEncoder:
-    """Unit vectors out of nothing but the text's digest, in microseconds."""
-
-    fingerprint = hashlib.sha256(_NAME.encode()).hexdigest()
-    dim = _DIM
-    dtype = "float32"
-
-    def __init__(self) -> None:
-        self._rows = np.random.default_rng(0).standard_normal((4096, _DIM), dtype=np.float32)
-
-    def encode(
-        self,
-        texts: Sequence[str],
-        *,
-        role: Role,  # noqa: ARG002 (an encoder's signature)
-        on_batch: Callable[[Sequence[int], NDArray[np.float32]], None] | None = None,
-    ) -> NDArray[np.float32]:
-        """(n, dim) float32: the sum of two of 4,096 random rows that the text chooses, normalised."""
-        chosen = np.array([zlib.crc32(text.encode()) for text in texts], dtype=np.uint32)
-        vectors = self._rows[chosen % 4096] + self._rows[chosen >> 20]
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        if on_batch is not None:
-            on_batch(range(len(texts)), vectors)
-        return vectors
-
-
-class SeededModels(LoadedModels):
-    """The loaded models of a process whose every encoder is the seeded one, behind the real cache."""
-
-    def encoder(self, facts: EncoderFacts) -> zerogate.CachedEncoder:  # noqa: ARG002 (there is one)
-        """See `LoadedModels`."""
-        return zerogate.CachedEncoder(cast("zerogate.Encoder", _SEEDED()), self._cache)
-
-
-@dataclass
-class _Recorded:
-    """A queue without workers: the benchmark runs the job itself."""
-
-    sent: list[str] = field(default_factory=list)
-
-    def send(self, job_id: str, kind: JobKind) -> None:  # noqa: ARG002 (a queue's signature)
-        self.sent.append(job_id)
-
-    def waiting(self, queue: str) -> int:  # noqa: ARG002 (a queue's signature)
-        return len(self.sent)
-
-    def ping(self) -> None:
-        """It always answers."""
+if __name__ == "__main__":
+    main()

@@ -95,15 +95,19 @@ def reproduce(
 
 
 @app.command()
-def migrate(data_dir: DataDir = None) -> None:
+def migrate(
+    data_dir: DataDir = None,
+    to: Annotated[
+        str, typer.Option(help="Revision to go to, up or down; down drops what newer ones added. (default: the newest)")
+    ] = "head",
+) -> None:
     """Bring the database's schema to the newest revision."""
     from cli.migrate import migrate as run
     from service.db import make_engine
 
     settings = _settings(data_dir=data_dir)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    run(make_engine(settings.sql_url))
-    typer.echo("The database's schema is up to date.")
+    typer.echo(str(run(make_engine(settings.sql_url), revision=to)))
 
 
 def main() -> None:

@@ -56,9 +56,10 @@ class CeleryQueue:
 
     def waiting(self, queue: str) -> int:
         """See `JobQueue`."""
-        with self._mapping_outages(), self._app.connection_for_write() as connection:
+        # Not its default channel, which asks a broker that is away for six seconds.
+        with self._mapping_outages(), self._app.connection_for_write() as connection, connection.channel() as channel:
             try:
-                count: int = connection.default_channel.queue_declare(self.name_of(queue), passive=True).message_count
+                count: int = channel.queue_declare(self.name_of(queue), passive=True).message_count
             except ChannelError:  # Redis forgets a queue that is empty
                 return 0
             return count

@@ -1,16 +1,31 @@
-"""What can be known of docker-compose.yml without a Docker engine: its form, and that it agrees with the rest."""
+"""What can be known of docker-compose.yml without a Docker engine: its form, and that it agrees with the rest.
+
+Its containers have not been started by these tests; its commands have, and the workers' health check.
+"""
 
 import importlib.resources
 import itertools
 import json
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+import typer
 import yaml
+from typer.exceptions import TyperException
 
+from cli.main import app
+from service.queue import QUEUES
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +106,36 @@ def literal_secrets(compose: Compose) -> list[str]:
             secrets = [str(value)] if SECRET_NAME.search(key) else [inside["password"]] if inside else []
             found += [f"{name}: {key}" for secret in secrets if not FROM_OUTSIDE.fullmatch(secret)]
     return found
+
+
+def filled_in(text: str) -> str:
+    """The text with the defaults of its variables: ${NAME:-default}."""
+    return re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", text)
+
+
+def our_commands(compose: Compose) -> dict[str, list[str]]:
+    """What the services of our own image run, by service, with the defaults of variables."""
+    services = compose["services"]
+    ours = {name: service for name, service in services.items() if service["image"].startswith("zerogate:")}
+    return {name: [filled_in(word) for word in service["command"]] for name, service in ours.items()}
+
+
+def consumed_queues(compose: Compose) -> dict[str, list[str]]:
+    """The queues that each worker takes jobs from."""
+    commands = our_commands(compose)
+    return {name: words[words.index("--queues") + 1].split(",") for name, words in commands.items() if words[0] == "worker"}
+
+
+def refused_commands(compose: Compose) -> list[str]:
+    """Services whose command the `zerogate` command line would refuse."""
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    refused = []
+    for service, (name, *rest) in our_commands(compose).items():
+        try:
+            known[name].make_context(name, rest)  # reads the arguments, and runs nothing
+        except (KeyError, TyperException):
+            refused.append(service)
+    return refused
 
 
 def unknown_settings(text: str) -> set[str]:
@@ -193,6 +238,66 @@ def test_every_setting_exists() -> None:
     assert unknown_settings(COMPOSE_TEXT) == set()
     assert unknown_settings(DOCKERFILE_TEXT) == set()
     assert unknown_settings(EXAMPLE_TEXT) == set()
+
+
+def test_every_command_is_one_that_zerogate_has(compose: Compose) -> None:
+    assert refused_commands(compose) == []
+
+    compose["services"]["api"]["command"] = ["apis"]
+    compose["services"]["migrate"]["command"] = ["migrate", "--upwards"]
+    assert refused_commands(compose) == ["migrate", "api"]
+
+
+def test_every_queue_has_a_worker_and_every_worker_a_queue(compose: Compose) -> None:
+    taken = consumed_queues(compose)
+    assert {queue for queues in taken.values() for queue in queues} == set(QUEUES.values())
+
+    for name, queues in taken.items():
+        assert f'"{queues[0]}@$$HOSTNAME"' in compose["services"][name]["healthcheck"]["test"][1]
+
+
+def test_the_schema_is_brought_up_to_date_before_anything_needs_it(compose: Compose) -> None:
+    for name in our_commands(compose).keys() - {"migrate"}:
+        wish = compose["services"][name]["depends_on"]["migrate"]
+        assert wish == {"condition": "service_completed_successfully"}, name
+
+
+def test_a_worker_is_healthy_while_it_answers_and_not_when_it_is_gone(compose: Compose, tmp_path: Path, valkey: str) -> None:
+    # Neither database nor Qdrant is asked by a worker that has nothing to do; SQLite serves where no API runs beside it.
+    environment = {
+        **os.environ,
+        "ZEROGATE_DATA_DIR": str(tmp_path),
+        "ZEROGATE_BROKER_URL": valkey,
+        "ZEROGATE_QDRANT_URL": "http://127.0.0.1:9",
+        "HOSTNAME": socket.gethostname(),  # as Docker sets it
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    test, script = compose["services"]["worker-gpu"]["healthcheck"]["test"]
+    assert test == "CMD-SHELL"
+    check = ["/bin/sh", "-c", script.replace("$$", "$")]
+
+    def is_healthy() -> bool:
+        return subprocess.run(check, env=environment, cwd=tmp_path, capture_output=True, timeout=20, check=False).returncode == 0
+
+    with running_worker(environment, our_commands(compose)["worker-gpu"]) as worker:
+        deadline = time.monotonic() + 40
+        while not is_healthy():
+            assert worker.poll() is None
+            assert time.monotonic() < deadline
+    assert not is_healthy()
+
+
+@contextmanager
+def running_worker(environment: dict[str, str], words: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
+    zerogate = [sys.executable, "-c", "from cli.main import main; main()"]
+    subprocess.run([*zerogate, "migrate"], env=environment, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    worker = subprocess.Popen([*zerogate, *words], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        yield worker
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(30)
+    assert worker.returncode == 0
 
 
 def test_processes_in_different_containers_never_share_an_embedding_cache(compose: Compose) -> None:

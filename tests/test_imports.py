@@ -24,6 +24,8 @@ FORBIDDEN = {
 # Each outside system has one place in service/ that imports its client.
 OWNERS = {
     "celery": ("service/queue.py",),
+    "kombu": ("service/queue.py",),
+    "obstore": ("service/artifacts/",),
     "qdrant_client": ("service/vectors/",),
     "qdrant_edge": ("service/vectors/",),
     "torch": ("service/embeddings/loaded_models.py",),

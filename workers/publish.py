@@ -110,10 +110,11 @@ def _write_documents(
     resources: Resources, plan: WritingPlan, dataset_key: str, rows: int, counts: _Counts, keep: Supervision
 ) -> None:
     keep("publish", 0, rows)
+    # Nobody else writes, and no id comes twice: a documents dataset refuses that. So what is empty now holds none of them later.
+    is_empty = resources.vectors.count(plan.qdrant_collection) == 0
     for batch in _batches(read_dataset(resources.artifacts, dataset_key)):
-        # A batch with the same id twice cannot be: a documents dataset refuses it.
         payloads = {str(point_id(plan.collection_id, row["id"])): _payload(row) for row in batch}
-        stored = resources.vectors.payloads(plan.qdrant_collection, list(payloads))
+        stored = {} if is_empty else resources.vectors.payloads(plan.qdrant_collection, list(payloads))
         changed = {key: payload for key, payload in payloads.items() if stored.get(key) != payload}
         if changed:
             _upsert(resources, plan, changed, counts, keep)

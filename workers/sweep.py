@@ -5,6 +5,7 @@ Any number of processes may sweep at once.
 
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -44,12 +45,17 @@ def sweep_until(stopping: threading.Event, resources: Resources) -> None:
     """Sweep now and then until the event is set."""
     next_tidy = time.monotonic() + _TIDY_EVERY_SECONDS
     while not stopping.wait(EVERY_SECONDS):
-        try:
-            wake_waiting(resources.database, resources.queue)
-            if time.monotonic() > next_tidy:
-                next_tidy = time.monotonic() + _TIDY_EVERY_SECONDS
-                finish(resources)
-        except ServiceError as error:
-            log.warning("sweep.failed", reason=error.message)
-        except Exception:  # whatever it was: who sweeps must go on
-            log.exception("sweep.crashed")
+        _attempt(lambda: wake_waiting(resources.database, resources.queue))
+        if time.monotonic() > next_tidy:
+            next_tidy = time.monotonic() + _TIDY_EVERY_SECONDS
+            _attempt(lambda: finish(resources))
+
+
+def _attempt(action: Callable[[], object]) -> None:
+    """Do it; what fails is tried again the next time, and keeps nothing else waiting: who sweeps must go on."""
+    try:
+        action()
+    except ServiceError as error:
+        log.warning("sweep.failed", reason=error.message)
+    except Exception:
+        log.exception("sweep.crashed")

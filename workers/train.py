@@ -81,7 +81,7 @@ def _learn(
         recipe=inputs.recipe,
         budget=inputs.budget,
         device=resources.models.encoder(inputs.encoder).encoder.device,
-        work=work.folder,
+        work=work.folder / "learn",
         on_step=saving(work, supervise),
     )
     _tell_learned(resources, supervise, task, learned)
@@ -96,6 +96,9 @@ def _learn(
 
 def _tell_learned(resources: Resources, supervise: Supervision, task: Task, learned: "Learned") -> None:
     plan = learned.plan
+    if plan.resumed_trials or learned.resumed_step:
+        found = f"{plan.resumed_trials} trials and {learned.resumed_step} steps of fitting"
+        _tell(resources, supervise, f"went on from an earlier attempt: {found} were there already")
     if plan.planned:
         winner = plan.way.to_dict()
         said = f"tried {plan.finished} of {plan.planned} recipes in {plan.seconds:.1f} s; the best: {plan.way.name}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from service.artifacts import Workspace
-from service.errors import Unavailable
+from service.errors import StorageFull, Unavailable
 from workers.supervision import Supervision
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ def saving(work: Workspace, supervise: Supervision) -> Callable[[str, int, int],
         if time.monotonic() - saved >= _SAVE_SECONDS:
             try:
                 work.save()
-            except Unavailable as error:  # it is saved the next time
+            except (Unavailable, StorageFull) as error:  # perhaps it is saved the next time; the work itself needs it not
                 log.warning("workspace.not_saved", job_id=supervise.claim.job_id, reason=error.message)
             saved = time.monotonic()
 

@@ -1,6 +1,6 @@
 """outages and messages of jobs, index settings of collections; a writer's right ends with its job
 
-Stop the workers of the old code before; its API may still be running: the new columns have defaults.
+Stop the processes of the old code before: it takes a column away that they read.
 """
 
 import sqlalchemy as sa

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.collections.physical import ensure, physical_of
-from service.collections.queries import find_collection, get_collection, query_only_versions
+from service.collections.queries import find_collection, query_only_versions
 from service.collections.writer import has_writer
 from service.db import Database, now
 from service.errors import Conflict, InvalidRequest, ServiceError, Unavailable, inside_a_body
@@ -109,10 +109,13 @@ def get_or_add_collection(
 ) -> Collection:
     """The collection of this name, added where it is missing. Raises InvalidRequest when it is bound to another model."""
     found = find_collection(session, project_id, name)
-    if found is None or found.deleting:  # the latter is a Conflict that says so
-        with suppress(IntegrityError), session.begin_nested():  # PostgreSQL: another request was faster
+    if found is None:
+        # PostgreSQL: another request may be faster, before our look or before our insert.
+        with suppress(Conflict, IntegrityError), session.begin_nested():
             return add_collection(session, project_id, name, model=model, indexes=indexes)
-        found = get_collection(session, project_id, name)
+        found = find_collection(session, project_id, name)
+    if found is None or found.deleting:  # the latter is a Conflict that says so
+        return add_collection(session, project_id, name, model=model, indexes=indexes)
     if found.model_id != model.id:
         own = session.get_one(Model, found.model_id).name
         raise InvalidRequest(

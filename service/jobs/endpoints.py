@@ -10,7 +10,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from service.errors import InvalidRequest, inside_a_body
+from service.errors import InvalidRequest, Unavailable, inside_a_body
 from service.http.dependencies import ProjectId, ReadSession, ResourcesDep, WriteSession
 from service.http.pages import DEFAULT_LIMIT, After, Limit, Page, newest_first
 from service.jobs.answers import answer_for, answers_for
@@ -124,7 +124,10 @@ async def _follow(request: Request, resources: Resources, job_id: str, number: i
     """Events as they come, until the job has ended, the client is gone or the service stops."""
     polls = 0
     while not request.app.state.stopping.is_set():
-        rows, ended = await run_in_threadpool(_look_for_events, resources, job_id, number)
+        try:
+            rows, ended = await run_in_threadpool(_look_for_events, resources, job_id, number)
+        except Unavailable:  # the stream outlasts it, as the job does
+            rows, ended = [], False
         for row in rows:
             number = int(row.id)
             yield format_sse_event(data_str=row.model_dump_json(), event="job.event", id=row.id)

@@ -108,6 +108,12 @@ def at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     write_at_every_step(monkeypatch.setattr)
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records_module, "_SECONDS", 0.1)
+    monkeypatch.setattr(records_module, "_WRITING_SHARE", float("inf"))
+
+
 def write_at_every_step(put: Callable[[Any, str, Any], None]) -> None:
     put(records_module, "_SECONDS", -1.0)
     put(records_module, "_WRITING_SHARE", float("inf"))
@@ -354,8 +360,9 @@ def test_a_recipe_that_was_asked_for_is_resumed_too(tmp_path: Path) -> None:
     assert found.resumed_step == whole.told[last][1]
 
 
-def test_of_damaged_records_everything_is_done_again(tmp_path: Path, at_every_step: None) -> None:
+def test_of_damaged_records_everything_is_done_again(tmp_path: Path, often: None) -> None:
     expected = train("pairs", tmp_path)
+    assert len(list(tmp_path.glob("fit-*"))) > 5
     for number, path in enumerate(sorted(tmp_path.iterdir())):
         content = bytearray(path.read_bytes())
         content[-1 - number % 40] ^= 1
@@ -368,10 +375,10 @@ def test_of_damaged_records_everything_is_done_again(tmp_path: Path, at_every_st
     assert said(found) == said(expected)
 
 
-def test_the_records_of_another_training_change_nothing(tmp_path: Path, at_every_step: None) -> None:
+def test_the_records_of_another_training_change_nothing(tmp_path: Path, often: None) -> None:
     """What fits of another seed, another budget or other evaluations left is no part of it."""
     for more in ({"seed": 1}, {"budget": 0.001}, {"recipe": Recipe(epochs=6, batch_size=64)}):
-        train("pairs", tmp_path, **more)  # type: ignore[arg-type]
+        train("pairs", tmp_path, **more)
 
     assert said(train("pairs", tmp_path)) == said(train("pairs"))
 

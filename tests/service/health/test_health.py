@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics, over a real database and a vector engine that can be told to fail."""
+"""Liveness, readiness and metrics, over a real database and outside systems that can be told to fail."""
 
 import threading
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from service.settings import Settings
 
 
 @dataclass
-class Vectors:
-    """A vector engine as far as its health goes."""
+class System:
+    """An outside system as far as its health goes."""
 
     error: Exception | None = None
     stuck: threading.Event | None = None
@@ -34,8 +34,13 @@ class Vectors:
 
 
 @pytest.fixture
-def vectors() -> Vectors:
-    return Vectors()
+def systems() -> dict[str, System]:
+    return {name: System() for name in ("broker", "vectors", "files")}
+
+
+@pytest.fixture
+def vectors(systems: dict[str, System]) -> System:
+    return systems["vectors"]
 
 
 @pytest.fixture
@@ -45,13 +50,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(vectors: Vectors, folder: Path) -> Iterator[TestClient]:
+def client(systems: dict[str, System], folder: Path) -> Iterator[TestClient]:
     folder.mkdir()
     database = Database(make_engine(f"sqlite:///{folder / 'zerogate.db'}"))
     app = FastAPI()
     unused = cast("Any", None)
     app.state.resources = Resources(
-        settings=Settings(), database=database, queue=unused, vectors=cast("Any", vectors), artifacts=unused, models=unused
+        settings=Settings(),
+        database=database,
+        queue=cast("Any", systems["broker"]),
+        vectors=cast("Any", systems["vectors"]),
+        artifacts=cast("Any", systems["files"]),
+        models=unused,
+        known_versions=unused,
     )
     install_error_answers(app)
     install_middlewares(app, max_upload_bytes=1)
@@ -69,11 +80,12 @@ def test_all_well(client: TestClient) -> None:
     answer = client.get("/readyz")
 
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ok", "checks": {"database": "ok", "vectors": "ok"}}
+    assert answer.json() == {"status": "ok", "checks": {"database": "ok", "broker": "ok", "vectors": "ok", "files": "ok"}}
 
 
-def test_a_vector_engine_that_is_down_is_named(client: TestClient, vectors: Vectors) -> None:
-    vectors.error = Unavailable("Qdrant does not answer at http://qdrant:6333")
+@pytest.mark.parametrize("name", ["broker", "vectors", "files"])
+def test_a_system_that_is_down_is_named(client: TestClient, systems: dict[str, System], name: str) -> None:
+    systems[name].error = Unavailable("no answer from 10.0.0.7")
 
     answer = client.get("/readyz")
 
@@ -81,12 +93,12 @@ def test_a_vector_engine_that_is_down_is_named(client: TestClient, vectors: Vect
     assert answer.headers["retry-after"] == "5"
     assert answer.json() == {
         "error": {
-            "message": "not ready: vectors: Qdrant does not answer at http://qdrant:6333",
+            "message": f"not ready: {name}: no answer from 10.0.0.7",
             "type": "api_error",
             "param": None,
             "code": "not_ready",
         },
-        "checks": {"database": "ok", "vectors": "Qdrant does not answer at http://qdrant:6333"},
+        "checks": {"database": "ok", "broker": "ok", "vectors": "ok", "files": "ok"} | {name: "no answer from 10.0.0.7"},
     }
 
 
@@ -100,13 +112,13 @@ def test_a_database_that_is_down_is_named(client: TestClient, folder: Path) -> N
     assert answer.json()["error"]["message"].startswith("not ready: database: the database does not answer")
 
 
-def test_a_strange_failure_shows_its_kind_only(client: TestClient, vectors: Vectors) -> None:
+def test_a_strange_failure_shows_its_kind_only(client: TestClient, vectors: System) -> None:
     vectors.error = ZeroDivisionError("the password is hunter2")
 
     assert client.get("/readyz").json()["checks"]["vectors"] == "failed with ZeroDivisionError"
 
 
-def test_an_engine_that_hangs_is_not_waited_for(client: TestClient, vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_hangs_is_not_waited_for(client: TestClient, vectors: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "_PATIENCE_SECONDS", 0.05)
     vectors.stuck = threading.Event()
 
@@ -114,10 +126,10 @@ def test_an_engine_that_hangs_is_not_waited_for(client: TestClient, vectors: Vec
     vectors.stuck.set()
 
     assert answer.status_code == 503
-    assert answer.json()["checks"] == {"database": "ok", "vectors": "no answer within 0.05 seconds"}
+    assert answer.json()["checks"]["vectors"] == "no answer within 0.05 seconds"
 
 
-def test_the_process_lives_even_when_nothing_else_does(client: TestClient, vectors: Vectors, folder: Path) -> None:
+def test_the_process_lives_even_when_nothing_else_does(client: TestClient, vectors: System, folder: Path) -> None:
     vectors.error = Unavailable("down")
     break_database(folder)
 

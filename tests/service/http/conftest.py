@@ -48,7 +48,13 @@ def app(database: Database) -> FastAPI:
     app = FastAPI()
     unused = cast("Any", None)
     app.state.resources = Resources(
-        settings=Settings(), database=database, queue=unused, vectors=unused, artifacts=unused, models=unused
+        settings=Settings(),
+        database=database,
+        queue=unused,
+        vectors=unused,
+        artifacts=unused,
+        models=unused,
+        known_versions=unused,
     )
     install_error_answers(app)
     install_middlewares(app, max_upload_bytes=UPLOAD_LIMIT)

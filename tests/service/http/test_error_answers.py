@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI, HTTPException, Query
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import text
 
 from service.db import now
 from service.errors import Busy, Conflict, InvalidRequest, KeyReused, NotFound, PayloadTooLarge, ServiceError, Unavailable
@@ -258,7 +259,7 @@ def test_an_outage_is_logged_with_its_cause(app: FastAPI, client: TestClient, lo
     assert "ConnectionRefusedError: port 6333" in failed["exception"]
 
 
-def test_an_error_of_the_commit_is_answered_too(app: FastAPI, client: TestClient, logs: Logs) -> None:
+def test_who_makes_the_same_thing_at_the_same_moment_may_ask_again(app: FastAPI, client: TestClient) -> None:
     @app.post("/projects")
     def create(session: WriteSession) -> dict[str, bool]:
         session.add(Project(id=DEFAULT_PROJECT, name="a secret name", created_at=now()))
@@ -266,10 +267,25 @@ def test_an_error_of_the_commit_is_answered_too(app: FastAPI, client: TestClient
 
     answer = client.post("/projects")
 
+    assert (answer.status_code, answer.headers["retry-after"]) == (409, "1")
+    assert "x-should-retry" not in answer.headers
+    assert "a secret name" not in answer.text
+
+
+def test_an_error_of_the_commit_is_answered_too(app: FastAPI, client: TestClient, logs: Logs) -> None:
+    values = {"secret": " ".join(["a", "secret", "name"])}  # in pieces: a traceback shows lines of code
+
+    @app.post("/projects")
+    def create(session: WriteSession) -> dict[str, bool]:
+        session.execute(text("INSERT INTO projects VALUES (:secret)"), values)
+        return {"created": True}
+
+    answer = client.post("/projects")
+
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
     exception = next(line for line in logs() if line["event"] == "request.failed")["exception"]
-    assert "UNIQUE constraint failed: projects.id" in exception
+    assert "table projects has 3 columns" in exception
     assert "a secret name" not in exception
 
 

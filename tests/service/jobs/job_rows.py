@@ -11,8 +11,9 @@ from sqlalchemy import select, update
 
 from service.db import Database, make_engine, now
 from service.encoders.operations import ensure_project
+from service.errors import Unavailable
 from service.ids import new_id
-from service.jobs.lifecycle import Claim, claim
+from service.jobs.lifecycle import Claim, check_held, claim, fail, give_up_attempt, put_back, release, renew, succeed
 from service.models.operations import add_model, add_version, promote
 from service.queue import QUEUES
 from service.resources import DEFAULT_PROJECT
@@ -22,6 +23,19 @@ T = TypeVar("T")
 
 ENCODER = "small"
 DIM = 4
+
+Write = Callable[[Any, Claim], None]
+
+# Every way in which a worker writes.
+WRITES: dict[str, Write] = {
+    "renew": lambda session, mine: renew(session, mine, {"stage": "fit", "done": 1, "total": 2}),
+    "succeed": lambda session, mine: succeed(session, mine, {"version": "faq@9"}),
+    "fail": lambda session, mine: fail(session, mine, code="too_late", message="too late"),
+    "release": release,
+    "put back": lambda session, mine: put_back(session, mine, "no answer"),
+    "give up": lambda session, mine: give_up_attempt(session, mine, "it crashed"),
+    "check": check_held,
+}
 
 
 class RecordingQueue:
@@ -50,13 +64,13 @@ class BrokenQueue:
     """A broker that is down."""
 
     def send(self, job_id: str, kind: JobKind) -> None:
-        raise ConnectionError("no broker")
+        raise Unavailable("the broker does not answer")
 
     def waiting(self, queue: str) -> int:
-        raise ConnectionError("no broker")
+        raise Unavailable("the broker does not answer")
 
     def ping(self) -> None:
-        raise ConnectionError("no broker")
+        raise Unavailable("the broker does not answer")
 
 
 @contextmanager

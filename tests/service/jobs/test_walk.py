@@ -10,24 +10,11 @@ from sqlalchemy import select
 
 from service.db import Database, now
 from service.errors import Conflict
-from service.jobs.lifecycle import (
-    MAX_ATTEMPTS,
-    Claim,
-    LeaseLost,
-    cancel,
-    check_held,
-    claim,
-    fail,
-    give_up_attempt,
-    put_back,
-    release,
-    renew,
-    succeed,
-    take_over,
-)
+from service.jobs.lifecycle import MAX_ATTEMPTS, Claim, LeaseLost, cancel, check_held, claim, take_over
 from service.tables import TERMINAL_STATES, Job, JobEvent
-from tests.service.jobs.job_rows import facts, look, new_job, set_columns
+from tests.service.jobs.job_rows import WRITES, facts, look, new_job, set_columns
 
+_OTHERS = ("claim", "claim", "claim", "expire", "expire", "due", "cancel", "restart")
 _ENDS = {"succeed", "fail", "release", "put back", "give up"}
 
 
@@ -47,10 +34,7 @@ class Walk:
     ended: dict[str, Any] | None = None
 
     def step(self) -> str:
-        action = self.random.choice(
-            ["claim", "claim", "renew", "write", "succeed", "fail", "release", "put back", "give up", "give up"]
-            + ["expire", "expire", "due", "cancel", "restart"]
-        )
+        action = self.random.choice([*WRITES, *_OTHERS])
         match action:
             case "claim":
                 self._claim()
@@ -121,21 +105,7 @@ class Walk:
         before = facts(look(self.database, self.job_id))
         try:
             with self.database.write() as session:
-                match action:
-                    case "renew":
-                        renew(session, mine, {"stage": "fit", "done": len(self.tokens), "total": 999})
-                    case "write":
-                        check_held(session, mine)
-                    case "succeed":
-                        succeed(session, mine, {"token": mine.token})
-                    case "fail":
-                        fail(session, mine, code="bad", message="bad")
-                    case "release":
-                        release(session, mine)
-                    case "put back":
-                        put_back(session, mine, "no answer")
-                    case "give up":
-                        give_up_attempt(session, mine, "crashed")
+                WRITES[action](session, mine)
         except LeaseLost:
             assert mine != self.holder
             assert facts(look(self.database, self.job_id)) == before

@@ -1,0 +1,272 @@
+"""Jobs under seeded faults, with real processes: is every job done once, and is nothing left over?
+
+    python -m benchmarks.chaos [--json] [--seed N] [--rounds K]
+
+PostgreSQL, Valkey, a stand-in for Qdrant, an API and two workers. Each round asks for trainings, publishes and deletions, kills
+workers or trainers at boundaries of commits (all that are found, one after the other, then random ones), and does one more fault
+of `chaos_faults`. Then everything is left in peace, swept once, and looked at from outside (`chaos_invariants`). Exit code 1 when
+something is not as it must be. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.chaos_facts import Facts, read_facts
+from benchmarks.chaos_faults import Boundaries, Faults
+from benchmarks.chaos_invariants import (
+    TERMINAL,
+    Finding,
+    check_documents,
+    check_events,
+    check_files,
+    check_jobs,
+    check_names,
+    check_numbers,
+    check_vectors,
+    check_versions,
+)
+from benchmarks.chaos_load import COLLECTION, Load, all_texts
+from benchmarks.chaos_processes import Installation, children, running
+from benchmarks.chaos_takeovers import takeovers
+from zerogate.cache import CachedEncoder, EmbeddingCache
+from zerogate.encoder import Encoder
+
+_ROUND_SECONDS = 7.0
+_KILLS_A_ROUND = 2
+_SAFE_ATTEMPTS = 3  # of five: a job that was killed so often is left alone
+_SETTLE_SECONDS = 180.0  # without any job ending meanwhile
+_OLD_SECONDS = 7 * 3600.0  # older than any upload that a sweep still waits for
+
+
+@dataclass
+class Chaos:
+    """One run."""
+
+    installation: Installation
+    load: Load
+    faults: Faults
+    boundaries: Boundaries
+    rng: random.Random
+
+    def warm_up(self) -> None:
+        """One training with all that follows, in peace: from it the first boundaries are known."""
+        self.load.upload()
+        self.load.train(0)
+        self.settle()
+
+    def round(self, number: int) -> str:
+        """Ask for work, and let things happen while it is done. Gives what happened."""
+        self._wait_for_room()
+        self._ask(number)
+        deadline = time.monotonic() + _ROUND_SECONDS
+        before = len(self.boundaries.kills())
+        self._arm(before)
+        time.sleep(self.rng.uniform(0.2, 2.0))
+        fault = self.faults.next() if self._is_safe() else "no other fault: a job has few attempts left"
+        while time.monotonic() < deadline:
+            self._arm(before)
+            time.sleep(0.2)
+        kills = self.boundaries.kills()[before:]
+        return "; ".join([fault, *(f"{kill.victim} killed {' '.join(kill.boundary or ())}" for kill in kills)])
+
+    def settle(self) -> bool:
+        """Leave everything in peace until all jobs have ended and no trainer runs; False when nothing ends any more."""
+        self.faults.end()
+        deadline, unfinished = time.monotonic() + _SETTLE_SECONDS, -1
+        while time.monotonic() < deadline:
+            jobs = self._jobs()
+            left = sum(job["state"] not in TERMINAL for job in jobs)
+            if left == 0 and not any(children(worker.pid) for worker in self.installation.workers):
+                return True
+            if left != unfinished:
+                deadline, unfinished = time.monotonic() + _SETTLE_SECONDS, left
+            time.sleep(0.1)
+        return False
+
+    def _ask(self, number: int) -> None:
+        training = self.load.train(number, **self.rng.choice(_TRAININGS))
+        written = self.load.write(number)
+        self.load.change()
+        if self.rng.random() < 0.2:
+            time.sleep(self.rng.uniform(0.0, 3.0))
+            self.load.cancel(self.rng.choice([training, written]))
+
+    def _arm(self, before: int) -> None:
+        if not self.boundaries.is_armed() and len(self.boundaries.kills()) < before + _KILLS_A_ROUND and self._is_safe():
+            self.boundaries.arm()
+
+    def _is_safe(self) -> bool:
+        return all(job["attempts"] <= _SAFE_ATTEMPTS for job in self._jobs() if job["state"] not in TERMINAL)
+
+    def _wait_for_room(self) -> None:
+        """Two trainings at a time: a job that waits for a free worker says nothing of a takeover."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            kinds = Counter(job["kind"] for job in self._jobs() if job["state"] not in TERMINAL)
+            if kinds["train"] <= 1 and kinds.total() <= 5:
+                return
+            time.sleep(0.1)
+
+    def _jobs(self) -> list[dict[str, Any]]:
+        """All jobs as they are now; the load takes note of what has ended."""
+        while True:
+            try:
+                jobs = self.installation.rows("SELECT id, kind, state, attempts FROM jobs")
+            except psycopg.OperationalError:  # it is being stopped by a fault that is just ending
+                time.sleep(0.2)
+                continue
+            self.load.settle({job["id"]: job["state"] for job in jobs})
+            return jobs
+
+
+_TRAININGS: list[dict[str, Any]] = [
+    {"publish": True, "promote": "always"},
+    {"publish": True, "promote": "always"},
+    {"publish": False, "promote": "always"},
+    {"model": "other", "publish": False, "promote": "if_better"},
+]
+
+
+def run(folder: Path, *, rounds: int, seed: int, encoder: Encoder) -> dict[str, Any]:
+    """All rounds in an empty folder with a short path; gives the report. Progress goes to stderr."""
+    started = time.monotonic()
+    rng = random.Random(seed)
+    _warm(folder / "cache", encoder, rounds)
+    with running(folder) as installation:
+        installation.start()
+        boundaries = Boundaries(installation.journal, rng)
+        chaos = Chaos(installation, Load(installation.http, rng), Faults(installation, rng), boundaries, rng)
+        chaos.warm_up()
+        _tell(f"everything runs, and one training was done, after {time.monotonic() - started:.1f} s")
+        for number in range(1, rounds + 1):
+            _tell(f"round {number}: {chaos.round(number)}")
+        settling = time.monotonic()
+        chaos.settle()
+        _tell(f"in peace: jobs ended after {time.monotonic() - settling:.1f} s")
+        codes = installation.stop_workers()
+        _make_old(installation.data / "files")
+        installation.command("sweep", "--once")
+        facts = read_facts(installation)
+        findings = [*_check(facts, chaos, encoder), *_check_exits(installation, codes, chaos)]
+        return {
+            **_report(facts, chaos, findings),
+            "rounds": rounds,
+            "seed": seed,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+
+
+def _warm(folder: Path, encoder: Encoder, rounds: int) -> None:
+    """Fill the embedding cache, so that no process of the service has to load the encoder for its work."""
+    cache = EmbeddingCache(folder)
+    queries, documents = all_texts(rounds)
+    cached = CachedEncoder(encoder, cache)
+    cached.encode(queries, role="query")
+    cached.encode(documents, role="document")
+    cache.close()
+
+
+def _make_old(files: Path) -> None:
+    """An upload may take hours, so a sweep lets young files be that no row knows: turn the clock."""
+    old = time.time() - _OLD_SECONDS
+    for path in [*files.rglob("*"), files]:
+        os.utime(path, (old, old))
+
+
+def _check(facts: Facts, chaos: Chaos, encoder: Encoder) -> list[Finding]:
+    load = chaos.load
+    return [
+        *check_jobs(facts, accepted=load.accepted, cancelled=load.cancelled),
+        *check_events(facts),
+        *check_versions(facts),
+        *check_numbers(facts),
+        *check_files(facts),
+        *check_names(facts),
+        *check_documents(facts, collection=COLLECTION, expected=load.expected()),
+        *check_vectors(facts, collection=COLLECTION, base=lambda texts: encoder.encode(texts, role="document")),
+    ]
+
+
+def _check_exits(installation: Installation, codes: list[int], chaos: Chaos) -> list[Finding]:
+    """Workers end when they are asked to or killed, or when they start without a database."""
+    away = [outage for outage in chaos.faults.outages if outage.what == "database"]
+    found = [
+        Finding("wrong", f"{one.name} ended by itself with exit code {one.code}")
+        for one in installation.exits
+        if not any(outage.start <= one.time <= outage.end + 1.0 for outage in away)
+    ]
+    return found + [Finding("wrong", f"a worker that was asked to end did so with exit code {code}") for code in codes if code]
+
+
+def _report(facts: Facts, chaos: Chaos, findings: list[Finding]) -> dict[str, Any]:
+    kills = [*chaos.boundaries.kills(), *chaos.faults.kills]
+    passed = chaos.boundaries.passed()
+    found = takeovers(kills, passed, facts.tables["events"], chaos.faults.outages)
+    seen, visited = chaos.boundaries.seen(), chaos.boundaries.visited()
+    kinds = Counter(finding.kind for finding in findings)
+    in_peace = [one.seconds for one in found if not one.in_outage]
+    in_outages = [one.seconds for one in found if one.in_outage]
+    return {
+        "jobs": len(facts.tables["jobs"]),
+        "states": dict(Counter(row["state"] for row in facts.tables["jobs"])),
+        "versions": sum(row["job_id"] is not None for row in facts.tables["versions"]),
+        "kills": len(kills),
+        "kills_of": dict(Counter(kill.victim for kill in kills)),
+        "faults": chaos.faults.counts,
+        "boundaries": {
+            kind: {"found": sum(one[0] == kind for one in seen), "visited": sum(one[0] == kind for one in visited)}
+            for kind in sorted({one[0] for one in seen})
+        },
+        "not_visited": sorted(" ".join(one) for one in seen - visited),
+        "lost": kinds["lost"],
+        "doubled": kinds["doubled"],
+        "orphans": kinds["orphan"],
+        "wrong": kinds["wrong"],
+        "findings": [f"{finding.kind}: {finding.said}" for finding in findings],
+        "takeovers": len(in_peace),
+        "takeover_seconds_max": round(max(in_peace, default=0.0), 2),
+        "takeovers_in_outages": len(in_outages),
+        "takeover_seconds_max_in_outages": round(max(in_outages, default=0.0), 2),
+    }
+
+
+def _tell(said: str) -> None:
+    print(said, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run, and print what was found."""
+    parser = argparse.ArgumentParser(description="Jobs under seeded faults, with real processes.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=10)
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    encoder = Encoder("all-MiniLM-L6-v2", dtype="float32", device="cpu")
+    report = run(folder, rounds=given.rounds, seed=given.seed, encoder=encoder)
+    for finding in report["findings"]:
+        _tell(finding)
+    is_bad = any(report[kind] for kind in ("lost", "doubled", "orphans", "wrong"))
+    if is_bad:
+        _tell(f"the logs are in {folder / 'logs'}")
+    else:
+        shutil.rmtree(folder)
+    if given.json:
+        print(json.dumps(report))
+    sys.exit(1 if is_bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The faults of the chaos benchmark, and the list of the boundaries of commits that are still to be visited."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from benchmarks.chaos_hook import ARMED, KILLS, PASSED
+from benchmarks.chaos_processes import Installation, Process, children
+from service.jobs.lifecycle import LEASE
+from service.queue import CeleryQueue, make_celery
+
+Boundary = tuple[str, str, str, str]
+"""Kind of the job, role of the process, place of the commit, and `before` or `after` it."""
+
+_FIND_TRAINER_SECONDS = 6.0
+_PAUSE_SECONDS = LEASE.total_seconds() + 3.0
+_OUTAGE_SECONDS = (1.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A time in which the database or the broker did not answer, or the broker forgot what it held."""
+
+    what: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A SIGKILL. victim: worker (with its trainers) or trainer; boundary: None at a random moment."""
+
+    time: float
+    victim: str
+    pid: int
+    boundary: Boundary | None
+
+
+@dataclass
+class Faults:
+    """Does them, one at a time, and keeps account."""
+
+    installation: Installation
+    rng: random.Random
+    kills: list[Kill] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    _order: list[str] = field(default_factory=list)
+
+    def next(self) -> str:
+        """Do the next fault: all kinds in a random order, and then all again. Gives its name, or why nothing was done."""
+        kinds: dict[str, Callable[[], bool]] = {
+            "worker killed": self._kill_worker,
+            "trainer killed": self._kill_trainer,
+            "worker stopped past its lease": self._pause_worker,
+            "messages sent twice": self._repeat_messages,
+            "messages dropped": self._drop_messages,
+            "broker restarted empty": self._restart_broker,
+            "database away": self._stop_database,
+            "Qdrant hangs": self._pause_qdrant,
+            "Qdrant restarted": self._restart_qdrant,
+        }
+        self._order = self._order or self.rng.sample(sorted(kinds), len(kinds))
+        kind = self._order.pop()
+        if not kinds[kind]():
+            return f"{kind}: there was none"
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        return kind
+
+    def end(self) -> None:
+        """Let everything go on that may still be held up."""
+        with suppress(FileNotFoundError):
+            (self.installation.journal / ARMED).unlink()
+
+    def _kill_worker(self) -> bool:
+        worker = self._worker_with_trainer() or self.rng.choice(self.installation.workers)
+        time.sleep(self.rng.uniform(0.0, 1.5))
+        if worker.code() is not None:
+            return False
+        self.kills.append(Kill(time.time(), "worker", worker.pid, None))
+        worker.send(signal.SIGKILL)
+        return True
+
+    def _kill_trainer(self) -> bool:
+        worker = self._worker_with_trainer()
+        time.sleep(self.rng.uniform(0.0, 1.5))
+        for pid in [] if worker is None else children(worker.pid):
+            self.kills.append(Kill(time.time(), "trainer", pid, None))
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            return True
+        return False
+
+    def _pause_worker(self) -> bool:
+        """The worker and its trainers sleep, and wake up when their job is another's."""
+        worker = self._worker_with_trainer()
+        if worker is None:
+            return False
+        pids = [worker.pid, *children(worker.pid)]
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            if number == signal.SIGSTOP:
+                time.sleep(_PAUSE_SECONDS)
+        return True
+
+    def _repeat_messages(self) -> bool:
+        """The newest jobs, ended or not, are told of twice more."""
+        jobs = self.installation.rows("SELECT id, kind FROM jobs ORDER BY created_at DESC LIMIT 4")
+        queue = CeleryQueue(make_celery(self.installation.valkey.url))
+        for job in jobs * 2:
+            queue.send(job["id"], job["kind"])
+        return True
+
+    def _drop_messages(self) -> bool:
+        start = time.time()
+        with suppress(redis.RedisError):
+            self.installation.valkey.flush()
+        self.outages.append(Outage("broker", start, time.time()))
+        return True
+
+    def _restart_broker(self) -> bool:
+        start = time.time()
+        self.installation.valkey.kill()
+        time.sleep(self.rng.uniform(*_OUTAGE_SECONDS))
+        self.installation.valkey.start()
+        self.outages.append(Outage("broker", start, time.time()))
+        return True
+
+    def _stop_database(self) -> bool:
+        start = time.time()
+        self.rng.choice([self.installation.postgres.stop, self.installation.postgres.kill])()
+        time.sleep(self.rng.uniform(*_OUTAGE_SECONDS))
+        self.installation.postgres.start()
+        self.outages.append(Outage("database", start, time.time()))
+        return True
+
+    def _pause_qdrant(self) -> bool:
+        self.installation.qdrant.send(signal.SIGSTOP)
+        time.sleep(self.rng.uniform(*_OUTAGE_SECONDS))
+        self.installation.qdrant.send(signal.SIGCONT)
+        return True
+
+    def _restart_qdrant(self) -> bool:
+        """In order: what the stand-in acknowledged it keeps, but unlike Qdrant it may lose half a request when it is killed."""
+        self.installation.qdrant.stop()
+        time.sleep(self.rng.uniform(*_OUTAGE_SECONDS))
+        self.installation.qdrant.start()
+        return True
+
+    def _worker_with_trainer(self) -> Process | None:
+        deadline = time.monotonic() + _FIND_TRAINER_SECONDS
+        while time.monotonic() < deadline:
+            found = [worker for worker in self.installation.workers if worker.code() is None and children(worker.pid)]
+            if found:
+                return self.rng.choice(found)
+            time.sleep(0.05)
+        return None
+
+
+class Boundaries:
+    """The boundaries of commits that were seen, and those that a process was killed at."""
+
+    def __init__(self, journal: Path, rng: random.Random) -> None:
+        self._journal = journal
+        self._rng = rng
+
+    def passed(self) -> list[dict[str, Any]]:
+        """Every boundary that was passed: a row of the hook each."""
+        return _lines(self._journal / PASSED)
+
+    def kills(self) -> list[Kill]:
+        """The kills at boundaries."""
+        rows = _lines(self._journal / KILLS)
+        return [Kill(row["time"], row["victim"], row["victim_pid"], boundary_of(row)) for row in rows]
+
+    def seen(self) -> set[Boundary]:
+        """All that are known. Where there is one side of a commit there is the other."""
+        rows = self.passed()
+        return {boundary_of({**row, "when": when}) for row in rows for when in ("before", "after")}
+
+    def visited(self) -> set[Boundary]:
+        """Those that a process was killed at."""
+        return {kill.boundary for kill in self.kills() if kill.boundary is not None}
+
+    def is_armed(self) -> bool:
+        return (self._journal / ARMED).exists()
+
+    def arm(self) -> None:
+        """Let the next process end that meets a boundary which was not visited yet; when all were, one of them by chance."""
+        seen = self.seen()
+        chosen = sorted(seen - self.visited()) or self._rng.sample(sorted(seen), min(1, len(seen)))
+        armed = {"boundaries": chosen, "victim": self._rng.choice(["worker", "trainer"])}
+        made = self._journal / "arming"
+        made.write_text(json.dumps(armed))
+        made.rename(self._journal / ARMED)
+
+
+def boundary_of(row: dict[str, Any]) -> Boundary:
+    """The boundary in a row of the hook."""
+    return row["kind"], row["role"], row["place"], row["when"]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,163 @@
+"""Requests that meet on PostgreSQL: the same model made at once, the same key used at once, a model deleted under a job."""
+
+from threading import Thread
+from typing import Any, cast
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+
+from service.artifacts import Artifacts
+from service.db import Database
+from service.errors import Conflict, NotFound
+from service.http.error_answers import install_error_answers
+from service.http.middleware import install_middlewares
+from service.jobs.queueing import queue_job
+from service.models.deletion import delete_model
+from service.models.operations import get_or_create_model, promote
+from service.resources import DEFAULT_PROJECT, Resources
+from service.settings import Settings
+from service.tables import IdempotencyKey, Job, Model, Promotion, Version
+from tests.service.jobs.job_rows import ENCODER, RecordingQueue, at_once, new_model, wait_until
+
+SESSIONS = 32
+NO_FILES = cast("Artifacts", None)
+
+
+def submit(session: Any, model_id: str) -> str:
+    return queue_job(session, RecordingQueue(), project_id=DEFAULT_PROJECT, kind="train", request={}, model_id=model_id).id
+
+
+def test_trainings_that_name_a_new_model_at_once_make_one(shared_database: Database) -> None:
+    database = shared_database
+    new_model(database, "other")  # and with it the encoder
+
+    def ask() -> str:
+        with database.write() as session:
+            return get_or_create_model(session, DEFAULT_PROJECT, "faq", encoder=None, default_encoder=ENCODER).id
+
+    (model_id,) = set(at_once([ask] * SESSIONS))
+
+    with database.read() as session:
+        assert session.scalars(select(Model.id).filter_by(name="faq")).all() == [model_id]
+        for table in (Version, Promotion):
+            assert session.scalar(select(func.count()).select_from(table).filter_by(model_id=model_id)) == 1
+
+
+def test_a_model_is_not_deleted_under_a_job_that_is_being_submitted(shared_database: Database) -> None:
+    """Without waiting for it, the deletion would not see the job, and leave it queued without a model."""
+    database = shared_database
+    model_id = new_model(database)
+    told: list[Exception] = []
+
+    def delete() -> None:
+        try:
+            with database.write() as session:
+                delete_model(session, NO_FILES, session.get_one(Model, model_id))
+        except Conflict as error:
+            told.append(error)
+
+    deletion = Thread(target=delete)
+    with database.write() as session:
+        job_id = submit(session, model_id)
+        deletion.start()
+        wait_until(lambda: _waits_for_a_lock(database))
+    deletion.join(10)
+
+    assert [str(error) for error in told] == ["model 'faq' has 1 unfinished jobs; cancel them or wait"]
+    with database.read() as session:
+        assert session.get_one(Job, job_id).model_id == model_id
+
+
+def test_a_job_is_not_submitted_under_a_model_that_is_being_deleted(shared_database: Database) -> None:
+    database = shared_database
+    model_id = new_model(database)
+    told: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            with database.write() as session:
+                submit(session, model_id)
+        except IntegrityError as error:  # over HTTP a 409 that may be asked again
+            told.append(error)
+
+    request = Thread(target=ask)
+    with database.write() as session:
+        delete_model(session, NO_FILES, session.get_one(Model, model_id))
+        request.start()
+        wait_until(lambda: _waits_for_a_lock(database))
+    request.join(10)
+
+    assert len(told) == 1
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == 0
+        assert session.get(Model, model_id) is None
+
+
+@pytest.mark.parametrize("other", ["delete", "promote"])
+def test_whoever_comes_to_a_model_that_was_deleted_a_moment_ago_is_told_that_it_is_gone(
+    shared_database: Database, other: str
+) -> None:
+    database = shared_database
+    model_id = new_model(database, versions=1)
+    told: list[Exception] = []
+
+    def come() -> None:
+        try:
+            with database.write() as session:
+                model = session.get_one(Model, model_id)
+                if other == "delete":
+                    delete_model(session, NO_FILES, model)
+                else:
+                    promote(session, RecordingQueue(), model, 1, force=True)
+        except NotFound as error:
+            told.append(error)
+
+    late = Thread(target=come)
+    with database.write() as session:
+        delete_model(session, NO_FILES, session.get_one(Model, model_id))
+        late.start()
+        wait_until(lambda: _waits_for_a_lock(database))
+    late.join(10)
+
+    assert [str(error) for error in told] == ["the model was deleted meanwhile"]
+
+
+def test_requests_with_the_same_idempotency_key_at_once_are_carried_out_once(shared_database: Database) -> None:
+    database = shared_database
+    app = FastAPI()
+    others = dict.fromkeys(("queue", "vectors", "artifacts", "models", "known_versions"), cast("Any", None))
+    app.state.resources = Resources(settings=Settings(), database=database, **others)
+    install_error_answers(app)
+    install_middlewares(app, max_upload_bytes=1000)
+
+    @app.post("/v1/things")
+    def make() -> dict[str, str]:
+        with database.write() as session:
+            return {"id": queue_job(session, RecordingQueue(), project_id=DEFAULT_PROJECT, kind="train", request={}).id}
+
+    client = TestClient(app)
+
+    def ask() -> tuple[int, Any]:
+        answer = client.post("/v1/things", json={}, headers={"idempotency-key": "k"})
+        return answer.status_code, answer.json()
+
+    answers = at_once([ask] * SESSIONS)
+
+    made = {body["id"] for status, body in answers if status == 200}
+    assert {status for status, _ in answers} <= {200, 409}
+    assert len(made) == 1
+    assert ask() == (200, {"id": made.pop()})
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == 1
+        assert session.scalar(select(func.count()).select_from(IdempotencyKey)) == 1
+
+
+def _waits_for_a_lock(database: Database) -> bool:
+    with database.read() as session:
+        found = session.connection().exec_driver_sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(found.scalar_one())
