@@ -47,6 +47,7 @@ _ROUND_SECONDS = 7.0
 _KILLS_A_ROUND = 2
 _SAFE_ATTEMPTS = 3  # of five: a job that was killed so often is left alone
 _SETTLE_SECONDS = 180.0  # without any job ending meanwhile
+_TAKEOVER_SECONDS = 15.0  # at most, where nothing is away
 _OLD_SECONDS = 7 * 3600.0  # older than any upload that a sweep still waits for
 
 
@@ -151,7 +152,9 @@ def run(folder: Path, *, rounds: int, seed: int, encoder: Encoder) -> dict[str, 
         chaos.warm_up()
         _tell(f"everything runs, and one training was done, after {time.monotonic() - started:.1f} s")
         for number in range(1, rounds + 1):
-            _tell(f"round {number}: {chaos.round(number)}")
+            began = time.monotonic()
+            happened = chaos.round(number)
+            _tell(f"round {number}, {time.monotonic() - began:.1f} s: {happened}")
         settling = time.monotonic()
         chaos.settle()
         _tell(f"in peace: jobs ended after {time.monotonic() - settling:.1f} s")
@@ -159,6 +162,7 @@ def run(folder: Path, *, rounds: int, seed: int, encoder: Encoder) -> dict[str, 
         _make_old(installation.data / "files")
         installation.command("sweep", "--once")
         facts = read_facts(installation)
+        (folder / "tables.json").write_text(json.dumps(facts.tables, default=str, indent=1))
         findings = [*_check(facts, chaos, encoder), *_check_exits(installation, codes, chaos)]
         return {
             **_report(facts, chaos, findings),
@@ -217,6 +221,9 @@ def _report(facts: Facts, chaos: Chaos, findings: list[Finding]) -> dict[str, An
     seen, visited = chaos.boundaries.seen(), chaos.boundaries.visited()
     kinds = Counter(finding.kind for finding in findings)
     in_peace = [one.seconds for one in found if not one.in_outage]
+    for one in found:
+        if one.seconds > _TAKEOVER_SECONDS:
+            _tell(f"{one.job_id} was claimed again after {one.seconds:.1f} s, {'in an outage' if one.in_outage else 'late'}")
     in_outages = [one.seconds for one in found if one.in_outage]
     return {
         "jobs": len(facts.tables["jobs"]),
@@ -259,8 +266,8 @@ def main() -> None:
     for finding in report["findings"]:
         _tell(finding)
     is_bad = any(report[kind] for kind in ("lost", "doubled", "orphans", "wrong"))
-    if is_bad:
-        _tell(f"the logs are in {folder / 'logs'}")
+    if is_bad or report["takeover_seconds_max"] > _TAKEOVER_SECONDS:
+        _tell(f"logs and tables are in {folder}")
     else:
         shutil.rmtree(folder)
     if given.json:

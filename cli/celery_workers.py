@@ -16,7 +16,8 @@ from service.resources import Resources
 from workers.tasks import Run, register_tasks
 
 _STOP_SECONDS = 20.0
-_LOOP_SECONDS = 2.0  # it looks about it once a second
+_LOOK_SECONDS = 0.5  # how often a loop that waits for a message looks whether it shall end
+_LOOP_SECONDS = 3.0
 
 
 @contextmanager
@@ -62,10 +63,16 @@ def _worker(resources: Resources, name: str, queue_name: str, stopping: threadin
         without_mingle=True,
         without_heartbeat=True,
         loglevel="WARNING",
+        ready_callback=_look_about,
     )
     # The fast path looks a task up in the application that was started last in this process, whoever received the message.
     celery.use_fast_trace_task = False
     return controller
+
+
+def _look_about(consumer: Any) -> None:
+    """Called with every new connection; without a timer of its own the loop may sleep for ten seconds."""
+    consumer.timer.call_repeatedly(_LOOK_SECONDS, bool)
 
 
 class _OwnThread(TaskPool):  # type: ignore[misc]

@@ -15,6 +15,7 @@ import structlog
 from structlog.typing import ExcInfo, Processor
 
 _QUIET = (
+    "alembic",
     "filelock",
     "fsspec",
     "httpcore",

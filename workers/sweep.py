@@ -6,12 +6,14 @@ Any number of processes may sweep at once.
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from service.collections.operations import delete_collection
 from service.collections.queries import unfinished_deletions
 from service.errors import ServiceError
+from service.jobs.lifecycle import LEASE
 from service.jobs.queueing import wake_waiting
 from service.resources import Resources
 from workers.leftovers import tidy
@@ -42,20 +44,28 @@ def finish(resources: Resources, *, alone: bool = False) -> None:
 
 
 def sweep_until(stopping: threading.Event, resources: Resources) -> None:
-    """Sweep now and then until the event is set."""
+    """Sweep now and then until the event is set.
+
+    After an outage the leases tell nothing for a while: nobody could renew them, and those who work shall have time to.
+    """
     next_tidy = time.monotonic() + _TIDY_EVERY_SECONDS
+    leases_tell_from = 0.0
     while not stopping.wait(EVERY_SECONDS):
-        _attempt(lambda: wake_waiting(resources.database, resources.queue))
+        wake = partial(wake_waiting, resources.database, resources.queue, leases_tell=time.monotonic() >= leases_tell_from)
+        if not _attempt(wake):
+            leases_tell_from = time.monotonic() + LEASE.total_seconds()
         if time.monotonic() > next_tidy:
             next_tidy = time.monotonic() + _TIDY_EVERY_SECONDS
             _attempt(lambda: finish(resources))
 
 
-def _attempt(action: Callable[[], object]) -> None:
-    """Do it; what fails is tried again the next time, and keeps nothing else waiting: who sweeps must go on."""
+def _attempt(action: Callable[[], object]) -> bool:
+    """Do it; what fails is tried again the next time, and keeps nothing else waiting: who sweeps must go on. False: it failed."""
     try:
         action()
+        return True
     except ServiceError as error:
         log.warning("sweep.failed", reason=error.message)
     except Exception:
         log.exception("sweep.crashed")
+    return False

@@ -1,6 +1,7 @@
 """Which version a request means, also while the database is away: then it is the version that it was when last asked."""
 
 import threading
+import time
 from collections import OrderedDict
 
 import structlog
@@ -13,6 +14,8 @@ from service.errors import Unavailable
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _KEPT = 4096  # of about 5 kB, the manifest
+# To ask a database that is silent can take seconds, and many requests would wait for it at once.
+_ASK_AGAIN_SECONDS = 1.0
 
 
 class KnownVersions:
@@ -22,16 +25,20 @@ class KnownVersions:
         self._database = database
         self._known: OrderedDict[tuple[str, str, str | None], VersionFacts] = OrderedDict()
         self._lock = threading.Lock()
+        self._away_until = 0.0
 
     def choose(self, project_id: str, model: str, *, collection: str | None = None) -> VersionFacts:
         """See `choose_version`. Raises Unavailable only for what was never asked for before."""
         key = (project_id, model, collection)
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None and time.monotonic() < self._away_until:
+            return known
         try:
             with self._database.read() as session:
                 found = choose_version(session, project_id, model, collection=collection)
         except Unavailable:
-            with self._lock:
-                known = self._known.get(key)
+            self._away_until = time.monotonic() + _ASK_AGAIN_SECONDS
             if known is None:
                 raise
             log.warning("versions.from_memory", model=known.model, version=known.number)

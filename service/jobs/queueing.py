@@ -30,13 +30,15 @@ def queue_job(
     return job
 
 
-def wake_waiting(database: Database, queue: JobQueue) -> int:
+def wake_waiting(database: Database, queue: JobQueue, *, leases_tell: bool = True) -> int:
     """Send messages for jobs that wait and have none that could wake a worker; gives their number.
 
     A job that nobody was told of since it can be claimed is told of at once. For the others it matters whether their messages
     are still there: when a queue holds fewer messages than jobs wait for it, some were lost, and all of its jobs are told of
     again. So a queue never holds many more messages than jobs. May run in any number of processes; a message too many does no
-    harm. Raises Unavailable.
+    harm.
+
+    leases_tell: whether an expired lease says that its worker is dead; if not, only queued jobs are told of. Raises Unavailable.
     """
     time = now()
     with database.read() as session:
@@ -45,6 +47,8 @@ def wake_waiting(database: Database, queue: JobQueue) -> int:
         ).all()
     waiting: dict[str, list[Any]] = defaultdict(list)
     for row in rows:
+        if row.state == "running" and not leases_tell:
+            continue
         waiting[QUEUES[row.kind]].append(row)
     return sum(_wake(database, queue, name, jobs) for name, jobs in waiting.items())
 

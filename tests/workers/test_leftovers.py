@@ -106,8 +106,8 @@ def test_versions_tuned_encoders_and_datasets_keep_their_files(resources: Resour
     head, encoder, rows = f"heads/{job_id}/{mine.token}", f"encoders/{job_id}/{mine.token}", "datasets/ds_1.jsonl"
     upload(resources, rows, age=WEEK)
     tuned = EncoderRow(
-        id=new_id("enc"), project_id=DEFAULT_PROJECT, name="tuned", source=f"{STORED}{encoder}", dim=DIM, prompts={}, max_length=8,
-        fingerprint="1" * 64, created_at=now(),
+        id=new_id("enc"), project_id=DEFAULT_PROJECT, name="tuned", source=f"{STORED}{encoder}", dim=DIM, prompts={},
+        max_length=8, fingerprint="1" * 64, created_at=now(),
     )  # fmt: skip
     dataset = Dataset(
         id=new_id("ds"), project_id=DEFAULT_PROJECT, kind="pairs", sha256="2" * 64, columns={}, columns_sha256="3" * 64, rows=1,

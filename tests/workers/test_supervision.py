@@ -76,7 +76,7 @@ def test_the_progress_is_told_soon_and_not_at_every_step(
     database: Database, mine: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Any] = []
-    plain = supervision.renew
+    plain = lifecycle.renew
 
     def recording(session: Any, claim: Claim, progress: dict[str, Any] | None) -> None:
         written.append(progress)

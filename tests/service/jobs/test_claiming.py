@@ -1,5 +1,6 @@
 """Who gets a job, who loses it, and what the loser can no longer write."""
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -90,7 +91,7 @@ def test_a_worker_whose_lease_has_expired_may_write_as_long_as_nobody_took_its_j
         WRITES[write](session, mine)
 
     job = look(database, job_id)
-    assert job.state != "running" or job.lease_expires_at > now()
+    assert job.state != "running" or (job.lease_expires_at is not None and job.lease_expires_at > now())
 
 
 def test_what_a_lost_job_was_about_to_register_is_rolled_back_with_it(database: Database) -> None:
@@ -240,7 +241,8 @@ def test_of_a_cancel_and_a_success_at_once_one_wins_and_the_other_is_told(databa
                 return "cancelled"
             return None
 
-        (lost,) = [told for told in at_once([finish, stop]) if told is not None]
+        actions: list[Callable[[], str | None]] = [finish, stop]
+        (lost,) = [told for told in at_once(actions) if told is not None]
 
         assert sorted([lost, look(database, job_id).state]) == ["cancelled", "succeeded"]
         assert messages(database, job_id) == ["started (attempt 1)", look(database, job_id).state]

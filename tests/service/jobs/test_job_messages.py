@@ -1,5 +1,6 @@
 """A job's events have numbers without gaps; its message goes out after the commit, or never."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -33,7 +34,8 @@ def test_events_of_concurrent_writers_are_numbered_without_gaps(database: Databa
                 add_event(session, job_id, "never")
                 raise ZeroDivisionError
 
-    at_once([*(partial(tell, writer) for writer in range(4)), tell_and_fail])
+    writers: list[Callable[[], None]] = [partial(tell, writer) for writer in range(4)]
+    at_once([*writers, tell_and_fail])
 
     with database.read() as session:
         rows = session.scalars(select(JobEvent).filter_by(job_id=job_id).order_by(JobEvent.number)).all()
