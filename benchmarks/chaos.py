@@ -69,6 +69,7 @@ class Chaos:
 
     def round(self, number: int) -> str:
         """Ask for work, and let things happen while it is done. Gives what happened."""
+        self.boundaries.disarm()
         self._wait_for_room()
         self._ask(number)
         deadline = time.monotonic() + _ROUND_SECONDS
@@ -82,9 +83,16 @@ class Chaos:
         kills = self.boundaries.kills()[before:]
         return "; ".join([fault, *(f"{kill.victim} killed {' '.join(kill.boundary or ())}" for kill in kills)])
 
+    def last_kill(self) -> None:
+        """A worker is killed while it trains, and nothing else happens until its job is another's."""
+        self.boundaries.disarm()
+        self._wait_for_room()
+        self.load.train(0, publish=False)
+        self.faults.kill_worker()
+
     def settle(self) -> bool:
         """Leave everything in peace until all jobs have ended and no trainer runs; False when nothing ends any more."""
-        self.faults.end()
+        self.boundaries.disarm()
         deadline, unfinished = time.monotonic() + _SETTLE_SECONDS, -1
         while time.monotonic() < deadline:
             jobs = self._jobs()
@@ -155,6 +163,7 @@ def run(folder: Path, *, rounds: int, seed: int, encoder: Encoder) -> dict[str, 
             began = time.monotonic()
             happened = chaos.round(number)
             _tell(f"round {number}, {time.monotonic() - began:.1f} s: {happened}")
+        chaos.last_kill()
         settling = time.monotonic()
         chaos.settle()
         _tell(f"in peace: jobs ended after {time.monotonic() - settling:.1f} s")
@@ -220,11 +229,12 @@ def _report(facts: Facts, chaos: Chaos, findings: list[Finding]) -> dict[str, An
     found = takeovers(kills, passed, facts.tables["events"], chaos.faults.outages)
     seen, visited = chaos.boundaries.seen(), chaos.boundaries.visited()
     kinds = Counter(finding.kind for finding in findings)
-    in_peace = [one.seconds for one in found if not one.in_outage]
+    alone = [one.seconds for one in found if not one.disturbed]
+    disturbed = [one.seconds for one in found if one.disturbed]
     for one in found:
         if one.seconds > _TAKEOVER_SECONDS:
-            _tell(f"{one.job_id} was claimed again after {one.seconds:.1f} s, {'in an outage' if one.in_outage else 'late'}")
-    in_outages = [one.seconds for one in found if one.in_outage]
+            reason = "other things happened meanwhile" if one.disturbed else "too late"
+            _tell(f"{one.job_id} was claimed again after {one.seconds:.1f} s: {reason}")
     return {
         "jobs": len(facts.tables["jobs"]),
         "states": dict(Counter(row["state"] for row in facts.tables["jobs"])),
@@ -242,10 +252,10 @@ def _report(facts: Facts, chaos: Chaos, findings: list[Finding]) -> dict[str, An
         "orphans": kinds["orphan"],
         "wrong": kinds["wrong"],
         "findings": [f"{finding.kind}: {finding.said}" for finding in findings],
-        "takeovers": len(in_peace),
-        "takeover_seconds_max": round(max(in_peace, default=0.0), 2),
-        "takeovers_in_outages": len(in_outages),
-        "takeover_seconds_max_in_outages": round(max(in_outages, default=0.0), 2),
+        "takeovers": len(alone),
+        "takeover_seconds_max": round(max(alone, default=0.0), 2),
+        "disturbed_takeovers": len(disturbed),
+        "disturbed_takeover_seconds_max": round(max(disturbed, default=0.0), 2),
     }
 
 

@@ -24,11 +24,12 @@ Boundary = tuple[str, str, str, str]
 _FIND_TRAINER_SECONDS = 6.0
 _PAUSE_SECONDS = LEASE.total_seconds() + 3.0
 _OUTAGE_SECONDS = (1.0, 5.0)
+_NEW = 0.75  # of the kills at boundaries: some boundaries are met so rarely that waiting for them alone would be peace
 
 
 @dataclass(frozen=True)
 class Outage:
-    """A time in which the database or the broker did not answer, or the broker forgot what it held."""
+    """A time in which something did not answer: the database, the broker (or it forgot what it held), or a stopped worker."""
 
     what: str
     start: float
@@ -59,7 +60,7 @@ class Faults:
     def next(self) -> str:
         """Do the next fault: all kinds in a random order, and then all again. Gives its name, or why nothing was done."""
         kinds: dict[str, Callable[[], bool]] = {
-            "worker killed": self._kill_worker,
+            "worker killed": self.kill_worker,
             "trainer killed": self._kill_trainer,
             "worker stopped past its lease": self._pause_worker,
             "messages sent twice": self._repeat_messages,
@@ -76,12 +77,8 @@ class Faults:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         return kind
 
-    def end(self) -> None:
-        """Let everything go on that may still be held up."""
-        with suppress(FileNotFoundError):
-            (self.installation.journal / ARMED).unlink()
-
-    def _kill_worker(self) -> bool:
+    def kill_worker(self) -> bool:
+        """Kill a worker at a random moment, one that trains if there is one; False if it was dead already."""
         worker = self._worker_with_trainer() or self.rng.choice(self.installation.workers)
         time.sleep(self.rng.uniform(0.0, 1.5))
         if worker.code() is not None:
@@ -106,12 +103,14 @@ class Faults:
         if worker is None:
             return False
         pids = [worker.pid, *children(worker.pid)]
+        start = time.time()
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
             if number == signal.SIGSTOP:
                 time.sleep(_PAUSE_SECONDS)
+        self.outages.append(Outage("worker", start, time.time()))
         return True
 
     def _repeat_messages(self) -> bool:
@@ -174,6 +173,7 @@ class Boundaries:
     def __init__(self, journal: Path, rng: random.Random) -> None:
         self._journal = journal
         self._rng = rng
+        self._turn = 0
 
     def passed(self) -> list[dict[str, Any]]:
         """Every boundary that was passed: a row of the hook each."""
@@ -197,13 +197,20 @@ class Boundaries:
         return (self._journal / ARMED).exists()
 
     def arm(self) -> None:
-        """Let the next process end that meets a boundary which was not visited yet; when all were, one of them by chance."""
-        seen = self.seen()
-        chosen = sorted(seen - self.visited()) or self._rng.sample(sorted(seen), min(1, len(seen)))
-        armed = {"boundaries": chosen, "victim": self._rng.choice(["worker", "trainer"])}
+        """Let the next process end that meets a boundary of the kind whose turn it is: mostly one not visited yet."""
+        seen, visited = sorted(self.seen()), self.visited()
+        kinds = sorted({boundary[0] for boundary in seen})
+        self._turn += 1
+        mine = [boundary for boundary in seen if boundary[0] == kinds[self._turn % len(kinds)]]
+        new = [boundary for boundary in mine if boundary not in visited]
+        chosen = new if new and self._rng.random() < _NEW else [self._rng.choice(mine)]
         made = self._journal / "arming"
-        made.write_text(json.dumps(armed))
+        made.write_text(json.dumps({"boundaries": chosen, "victim": self._rng.choice(["worker", "trainer"])}))
         made.rename(self._journal / ARMED)
+
+    def disarm(self) -> None:
+        """Let all processes live."""
+        (self._journal / ARMED).unlink(missing_ok=True)
 
 
 def boundary_of(row: dict[str, Any]) -> Boundary:

@@ -163,8 +163,10 @@ def check_vectors(facts: Facts, *, collection: str, base: Base) -> Iterator[Find
     yield from _compared("base", with_base, base([point.payload["text"] for point in with_base]))
     versions = {one["number"]: one for one in facts.tables["versions"] if one["model_id"] == row["model_id"]}
     for one in rows:
-        version = versions[one["version"]]
-        if one["state"] == "ready" and version["number"] > 0 and version["artifact_key"] in facts.heads:
+        version = versions.get(one["version"])
+        if version is None:
+            yield Finding("lost", f"version {one['version']} has the named vector {one['vector_name']} and no row")
+        elif one["state"] == "ready" and version["artifact_key"] in facts.heads:
             wanted = _by_hand(facts.heads[version["artifact_key"]], version["strength"], stored)
             yield from _compared(one["vector_name"], with_base, wanted)
 

@@ -13,15 +13,19 @@ _ENDS = ("succeeded", "failed", "cancelled", "put back", "taken over", "started"
 
 @dataclass(frozen=True)
 class Takeover:
-    """A job that was running in a worker when that was killed. in_outage: database or broker were away meanwhile."""
+    """A job that was running in a worker when that was killed.
+
+    disturbed: until it was claimed again the database, the broker or the other worker were away, or a worker was killed. Its
+    message may have been lost with them; that a message is lost is noticed after 10 seconds.
+    """
 
     job_id: str
     seconds: float
-    in_outage: bool
+    disturbed: bool
 
 
 def takeovers(
-    kills: Iterable[Kill], passed: Iterable[dict[str, Any]], events: Iterable[Row], outages: Sequence[Outage]
+    kills: Sequence[Kill], passed: Iterable[dict[str, Any]], events: Iterable[Row], outages: Sequence[Outage]
 ) -> list[Takeover]:
     """One for each job that a killed worker was running, unless it was cancelled before it was claimed again.
 
@@ -41,8 +45,9 @@ def takeovers(
         for (job_id, _), since in claimed[kill.pid].items():
             again = _claimed_again(told[job_id], since=since, killed=kill.time)
             if again is not None:
-                in_outage = any(outage.start < again and outage.end > kill.time for outage in outages)
-                found.append(Takeover(job_id, again - kill.time, in_outage))
+                away = any(outage.start < again and outage.end > kill.time for outage in outages)
+                killed = any(kill.time < other.time < again for other in kills if other.victim == "worker")
+                found.append(Takeover(job_id, again - kill.time, disturbed=away or killed))
     return found
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.embedded import exclusive
-from cli.migrate import migrate
+from cli.migrate import check_migrated
 from service.artifacts import Artifacts, open_artifacts
 from service.db import Database, make_engine
 from service.embeddings.loaded_models import LoadedModels, VersionFacts
@@ -139,7 +139,7 @@ def _stored(settings: Settings) -> Iterator[_Stored]:
     try:
         with exclusive(settings.data_dir):
             database, artifacts = Database(make_engine(settings.sql_url)), open_artifacts(settings)
-            migrate(database.engine)
+            check_migrated(database.engine)
             models = LoadedModels(settings, artifacts)
             try:
                 yield _Stored(database, artifacts, models)

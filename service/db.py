@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from service.errors import ServiceError, StorageFull, Unavailable
+from service.errors import OutcomeUnknown, ServiceError, StorageFull, Unavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -46,9 +46,6 @@ _POSTGRES_PATIENCE = {
 _FULL = ("SQLITE_FULL", "53100")
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "40P01", "40001")  # a lock not got in time, a deadlock, a serialization failure
 _SQLITE_OUTAGES = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PROTOCOL")
-
-_UNCHANGED = "nothing was changed, ask again"
-_UNKNOWN = "it did not say whether the change was saved: look before you ask again"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -121,7 +118,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that only reads. Raises Unavailable."""
-        with _mapping_outages(_UNCHANGED), self._readers() as session:
+        with _mapping_outages(), self._readers() as session:
             yield session
 
     @contextmanager
@@ -133,7 +130,7 @@ class Database:
         """
         with self._writers() as session:
             session.info[_AFTER_COMMIT] = []
-            with _mapping_outages(_UNKNOWN), session.begin(), _mapping_outages(_UNCHANGED):
+            with _mapping_outages(of_commit=True), session.begin(), _mapping_outages():
                 yield session
                 session.flush()
             for action in session.info[_AFTER_COMMIT]:
@@ -161,28 +158,34 @@ def _run_after_commit(action: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _mapping_outages(outcome: str) -> Iterator[None]:
-    """Raise Unavailable or StorageFull instead of what the driver raises; `outcome` says what became of the change."""
+def _mapping_outages(*, of_commit: bool = False) -> Iterator[None]:
+    """Raise Unavailable or StorageFull instead of what the driver raises; of_commit: nobody knows what became of the change."""
     try:
         yield
     except PoolTimeoutError as error:
-        raise Unavailable(f"all connections to the database are in use; {outcome}") from error
+        raise _unavailable("all connections to the database are in use", of_commit=of_commit) from error
     except DBAPIError as error:
-        outage = _outage(error, outcome)
+        outage = _outage(error, of_commit=of_commit)
         if outage is None:
             raise
         raise outage from error
 
 
-def _outage(error: DBAPIError, outcome: str) -> ServiceError | None:
+def _outage(error: DBAPIError, *, of_commit: bool) -> ServiceError | None:
     """What an error says of the database; None when the fault lies with the statement."""
     code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None) or ""
     if code.startswith(_FULL):
         return StorageFull("the disk of the database is full; nothing was changed: free some space, then ask again")
     if code.startswith(_BUSY):
-        return Unavailable(f"the database is busy with other work; {outcome}")
+        return _unavailable("the database is busy with other work", of_commit=of_commit)
     # SQLite's driver calls many things an OperationalError, a table that is not there among them.
     unavailable = code.startswith(_SQLITE_OUTAGES) if code.startswith("SQLITE_") else isinstance(error, OperationalError)
     if unavailable or error.connection_invalidated:
-        return Unavailable(f"the database does not answer; {outcome}")
+        return _unavailable("the database does not answer", of_commit=of_commit)
     return None
+
+
+def _unavailable(reason: str, *, of_commit: bool) -> Unavailable:
+    if of_commit:
+        return OutcomeUnknown(f"{reason}; it did not say whether the change was saved: look before you ask again")
+    return Unavailable(f"{reason}; nothing was changed, ask again")

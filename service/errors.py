@@ -8,6 +8,7 @@
       PayloadTooLarge  413
       KeyReused        422   an Idempotency-Key came back with another body
       Unavailable      503   an outside system does not answer; asking again helps
+        OutcomeUnknown 503   ... and it may have done what was asked
       StorageFull      507   no room left for files; helps only once somebody made room
 
 No FastAPI in here: workers raise and store these errors too. `service/http/error_answers.py` turns them into answers.
@@ -96,6 +97,12 @@ class StorageFull(ServiceError):
     status = 507
     kind = "api_error"
     code = "storage_full"
+
+
+class OutcomeUnknown(Unavailable):
+    """The database did not say whether a change was saved: it may have been."""
+
+    code = "outcome_unknown"
 
 
 @contextmanager

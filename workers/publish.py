@@ -67,12 +67,13 @@ def run_publish(resources: Resources, supervise: Supervision) -> None:
             plan = plan_writing(session, collection_id)
         ensure(resources.vectors, plan.physical)
         if where is not None:
+            supervise.confirm()
             resources.vectors.delete(plan.qdrant_collection, where=where)
         if dataset_key is not None:
             with _loading(resources, plan, rows):
                 _write_documents(resources, plan, dataset_key, rows, counts, supervise)
         _fill_building(resources, mine, plan, counts, supervise)
-        _drop_old(resources, mine, plan)
+        _drop_old(resources, mine, plan, supervise)
         points = resources.vectors.count(plan.qdrant_collection)
         with resources.database.write() as session:
             record_points(session, collection_id, points=points)
@@ -133,6 +134,7 @@ def _upsert(resources: Resources, plan: WritingPlan, payloads: dict[str, Payload
     )
     counts.encode_seconds += time.perf_counter() - started
     vectors = {vector_name(version.number): resources.models.vectors(version, base, role="document") for version in plan.versions}
+    keep.confirm()
     resources.vectors.upsert(plan.qdrant_collection, Points(list(payloads), vectors, list(payloads.values())))
 
 
@@ -146,6 +148,7 @@ def _fill_building(resources: Resources, mine: Claim, plan: WritingPlan, counts:
             for page in resources.vectors.scroll(plan.qdrant_collection, "base"):
                 keep(f"compute {name}", done, total)
                 vectors = resources.models.vectors(version, np.ascontiguousarray(page.matrix), role="document")
+                keep.confirm()
                 resources.vectors.set_vectors(plan.qdrant_collection, name, page.ids, vectors)
                 done += len(page.ids)
         _make_ready(resources, mine, plan, version.number)
@@ -166,10 +169,11 @@ def _make_ready(resources: Resources, mine: Claim, plan: WritingPlan, version: i
         mark_ready(session, plan.collection_id, version, points=total)
 
 
-def _drop_old(resources: Resources, mine: Claim, plan: WritingPlan) -> None:
+def _drop_old(resources: Resources, mine: Claim, plan: WritingPlan, supervise: Supervision) -> None:
     with held(resources.database, mine) as session:
         names = mark_dropping(session, plan.collection_id)
     for name in names:
+        supervise.confirm()
         resources.vectors.drop_vector_name(plan.qdrant_collection, name)
         with held(resources.database, mine) as session:
             forget_name(session, plan.collection_id, name)

@@ -10,7 +10,7 @@ import structlog
 
 from service.db import Database
 from service.errors import ServiceError, Unavailable
-from service.jobs.lifecycle import LEASE, Claim, LeaseLost, renew
+from service.jobs.lifecycle import LEASE, Claim, LeaseLost, check_held, renew
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -44,6 +44,7 @@ class Supervision:
         self._ended = threading.Event()
         self._news = threading.Event()
         self._progress: tuple[str, int, int] | None = None
+        self._renewed = time.monotonic()
         self._thread = threading.Thread(target=self._keep, name=f"lease of {claim.job_id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -68,15 +69,27 @@ class Supervision:
         if self._stopping.is_set():
             raise Stopped
 
-    def patiently(self, action: Callable[[], T]) -> T:
+    def confirm(self) -> None:
+        """Return when the job is ours for certain; before each write to what the token does not guard, the vectors.
+
+        A process that was stopped for a while, by its machine or a debugger, wakes up in the middle of its work: then nobody has
+        renewed the lease meanwhile, and it asks the database first. Raises Stopped, LeaseLost, Unavailable.
+        """
+        self.check()
+        if time.monotonic() < self._renewed + LEASE.total_seconds():
+            return
+        with self._database.write() as session:
+            check_held(session, self.claim)
+
+    def patiently(self, action: Callable[[], T], *, despite: type[ServiceError] = Unavailable) -> T:
         """Do it, again and again while an outside system does not answer; what it does must bear repetition.
 
-        Raises Stopped, LeaseLost, and whatever else the action raises.
+        despite: what else to wait out. Raises Stopped, LeaseLost, and whatever else the action raises.
         """
         while True:
             try:
                 return action()
-            except Unavailable as error:
+            except despite as error:
                 log.warning("job.waits", job_id=self.claim.job_id, reason=error.message)
             self.check()
             time.sleep(_RETRY_SECONDS)
@@ -84,24 +97,26 @@ class Supervision:
 
     def _keep(self) -> None:
         told = None
-        renewed = 0.0
+        tried = 0.0
         while not self._ended.is_set():
-            progress, is_due = self._progress, time.monotonic() >= renewed + _RENEW_SECONDS
+            progress, is_due = self._progress, time.monotonic() >= tried + _RENEW_SECONDS
             if progress != told or is_due:
-                renewed = time.monotonic()
+                tried = time.monotonic()
                 if not self._renew(progress):
                     return
                 told = progress
                 self._ended.wait(_TELL_SECONDS)
-            self._news.wait(max(0.0, renewed + _RENEW_SECONDS - time.monotonic()))
+            self._news.wait(max(0.0, tried + _RENEW_SECONDS - time.monotonic()))
             self._news.clear()
 
     def _renew(self, progress: tuple[str, int, int] | None) -> bool:
         """False when the job is not ours any more."""
         told = None if progress is None else dict(zip(("stage", "done", "total"), progress, strict=True))
+        moment = time.monotonic()
         try:
             with self._database.write() as session:
                 renew(session, self.claim, told)
+            self._renewed = moment
         except LeaseLost:
             self._lost.set()
             return False

@@ -39,7 +39,7 @@ def finish(resources: Resources, *, alone: bool = False) -> None:
     with resources.database.read() as session:
         deleting = unfinished_deletions(session)
     for collection_id in deleting:
-        delete_collection(resources.database, resources.vectors, collection_id)
+        _attempt(partial(delete_collection, resources.database, resources.vectors, collection_id))
     tidy(resources, alone=alone)
 
 

@@ -78,11 +78,11 @@ def run_here(resources: Resources, supervise: Supervision) -> None:
     except Unavailable as error:  # not the job's fault: it is done later
         reason = error.message
         log.warning("job.put_back", job_id=mine.job_id, reason=reason)
-        supervise.patiently(lambda: _put_back(resources, mine, reason))
+        supervise.patiently(lambda: _put_back(resources, mine, reason), despite=ServiceError)
         return
     except AlreadyThere:  # it may be there for good: the attempt counts
         log.warning("job.collided", job_id=mine.job_id, exc_info=True)
-        supervise.patiently(lambda: _give_up(resources, mine))
+        supervise.patiently(lambda: _give_up(resources, mine), despite=ServiceError)
         return
     except (ServiceError, ZerogateError) as error:
         told = error_of(error)
@@ -92,7 +92,7 @@ def run_here(resources: Resources, supervise: Supervision) -> None:
     else:
         log.info("job.succeeded", job_id=mine.job_id)
         return
-    supervise.patiently(lambda: _fail(resources, mine, told))
+    supervise.patiently(lambda: _fail(resources, mine, told), despite=ServiceError)
     log.info("job.failed", job_id=mine.job_id, code=told["code"])
 
 

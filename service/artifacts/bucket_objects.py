@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from service.artifacts.disk import full_disk_errors
+from service.artifacts.disk import disk_errors
 from service.errors import NotFound, StorageFull, Unavailable
 
 # The smallest part that S3 takes, two at a time: 10 MiB of memory, and files of up to 48 GiB (10,000 parts).
@@ -76,7 +76,7 @@ class BucketObjects:
 
     def download(self, key: str, target: Path) -> None:
         """Write an object of any size to a new file, and the folders above it. Raises NotFound."""
-        with full_disk_errors(target.parent):
+        with disk_errors(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as stream, self._errors(key):
                 for chunk in obstore.get(self._store, key).stream(min_chunk_size=_PART_BYTES):

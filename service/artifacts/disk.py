@@ -8,23 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from service.errors import ServiceError, StorageFull
+from service.errors import ServiceError, StorageFull, Unavailable
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# A disk or a network share that is gone, broken, or no longer ours.
+_AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENOTDIR, errno.EROFS, errno.ETIMEDOUT, errno.EHOSTDOWN})
 # Libraries that are written in Rust (safetensors among them) raise errors of their own, which only quote the system's number.
 _QUOTED: Final = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
-def full_disk_errors(folder: Path) -> Iterator[None]:
-    """Raise StorageFull for whatever says that the disk of this folder has no room left; anything else passes unchanged."""
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Raise StorageFull where the disk of this folder has no room left, Unavailable where it is gone; others pass unchanged."""
     try:
         yield
     except ServiceError:
         raise
     except Exception as error:
-        number = _number_of_full(error)
-        if number is None:
+        number = _number_of(error)
+        if number in _AWAY:
+            raise Unavailable(f"the folder '{folder.absolute()}' cannot be used: {os.strerror(number)}") from error
+        if number not in _FULL:
             raise
         raise StorageFull(
             f"there is no room left in '{folder.absolute()}' ({os.strerror(number)}): make room on its disk, raise its quota, or "
@@ -41,13 +45,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _number_of_full(error: BaseException | None) -> int | None:
-    """The system's error number when this error, or one that led to it, says that there is no room left."""
+def _number_of(error: BaseException | None) -> int:
+    """The system's error number when this error, or one that led to it, tells something of the disk; else 0."""
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
         if number is None and (quoted := _QUOTED.search(str(error))):
             number = int(quoted[1])
-        if number in _FULL:
+        if number is not None and number in _FULL | _AWAY:
             return number
         error = error.__cause__ or error.__context__
-    return None
+    return 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from service.artifacts.disk import full_disk_errors, sync
+from service.artifacts.disk import disk_errors, sync
 from service.artifacts.store import SCRATCH, WORK, Unit, is_half_made, is_unit, unit_of, work_is_lost, work_key
 from service.errors import NotFound, StorageFull, Unavailable
 
@@ -39,13 +39,13 @@ class FolderArtifacts:
     def __init__(self, root: Path) -> None:
         """root: made if it is missing."""
         self._root = root.absolute()
-        with full_disk_errors(root):
+        with disk_errors(root):
             (root / SCRATCH).mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def scratch(self, owner: str | None = None) -> Iterator[Path]:
         """See `Artifacts`. The folder is on the same disk as the files."""
-        with full_disk_errors(self._root):
+        with disk_errors(self._root):
             folder = Path(tempfile.mkdtemp(prefix=owner, dir=self._root / SCRATCH))
             try:
                 yield folder
@@ -54,7 +54,7 @@ class FolderArtifacts:
 
     def store(self, key: str, file: Path) -> None:
         """See `Artifacts`."""
-        with full_disk_errors(self._root):
+        with disk_errors(self._root):
             sync(file)
             self._take(file, key)
 
@@ -69,7 +69,7 @@ class FolderArtifacts:
 
     def store_folder(self, key: str, folder: Path) -> None:
         """See `Artifacts`. It appears whole."""
-        with full_disk_errors(self._root):
+        with disk_errors(self._root):
             for path in (*folder.rglob("*"), folder):
                 sync(path)
             self._take(folder, key)
@@ -77,7 +77,8 @@ class FolderArtifacts:
     def read(self, key: str) -> bytes:
         """See `Artifacts`."""
         try:
-            return self.path(key).read_bytes()
+            with disk_errors(self._root):
+                return self.path(key).read_bytes()
         except FileNotFoundError:
             raise _missing("file", key) from None
 
@@ -115,7 +116,7 @@ class FolderArtifacts:
         """See `Artifacts`. An earlier attempt's folder is renamed, so its path is gone for what still runs there."""
         key = work_key(job_id, attempt)
         folder = self.path(key)
-        with full_disk_errors(self._root):
+        with disk_errors(self._root):
             while not folder.exists():
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):  # another attempt was faster, or the job's work was forgotten: look again

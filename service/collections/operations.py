@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -52,8 +52,9 @@ def create_collection(
     try:
         ensure(vectors, physical)
     except ServiceError:
-        with database.write() as session:
-            session.delete(session.get_one(Collection, row.id))
+        with database.write() as session:  # but for one that somebody has begun to use meanwhile: its job makes it
+            is_used = exists().where(Job.collection_id == row.id)
+            session.execute(delete(Collection).where(Collection.id == row.id, ~is_used))
         raise
     return row
 

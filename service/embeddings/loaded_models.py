@@ -127,7 +127,12 @@ class LoadedModels:
         self._cache.close()
 
     def _load_head(self, version: VersionFacts) -> ServedHead:
-        weights = self._artifacts.read(f"{version.artifact_key}/{HEAD_FILE}")
+        try:
+            weights = self._artifacts.read(f"{version.artifact_key}/{HEAD_FILE}")
+        except NotFound as error:  # the operator's files, so not the caller's fault
+            raise Unavailable(
+                f"{version.model}@{version.number} cannot be served: {error.message}", code="head_missing"
+            ) from error
         try:
             return load_head(weights, version.manifest, encoder_fingerprint=version.encoder.fingerprint)
         except InvalidHead as error:  # our file, so not the caller's fault

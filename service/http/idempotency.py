@@ -5,8 +5,8 @@
     keep    the answer into the row, then send it: who has seen an answer and asks again gets the same one
     free    the row goes when nothing definite came out: an error of ours, "ask again", a cancelled request
 
-The guarantee ends where a process dies between the endpoint's commit and `keep`: after a minute the key is taken over and the
-request runs again.
+The guarantee ends where a process dies between the endpoint's commit and `keep`, or the database in the middle of that commit:
+nobody knows then whether the request was carried out. After a minute its key is taken over and it runs again.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.db import Database, now
-from service.errors import Busy, InvalidRequest, KeyReused, ServiceError
+from service.errors import Busy, InvalidRequest, KeyReused, OutcomeUnknown, ServiceError
 from service.http.error_answers import NO_RETRY
 from service.resources import DEFAULT_PROJECT, Resources
 from service.tables import IdempotencyKey
@@ -83,6 +83,10 @@ class _Recorder:
         for part in self.parts:
             await send(part)
 
+    def is_unknown(self) -> bool:
+        """Whether the answer says that the request may have been carried out."""
+        return self._status() == OutcomeUnknown.status and f'"{OutcomeUnknown.code}"'.encode() in self._body()
+
     def lasting(self) -> tuple[int, str] | None:
         """Status and body, if the answer is one to give again: JSON, no error of ours, and not "ask again later"."""
         if self.start is None or self.start["status"] >= 500:
@@ -90,7 +94,13 @@ class _Recorder:
         headers = Headers(raw=self.start["headers"])
         if "retry-after" in headers or not headers.get("content-type", "").startswith("application/json"):
             return None
-        return self.start["status"], b"".join(part.get("body", b"") for part in self.parts).decode()
+        return self.start["status"], self._body().decode()
+
+    def _status(self) -> int | None:
+        return None if self.start is None else self.start["status"]
+
+    def _body(self) -> bytes:
+        return b"".join(part.get("body", b"") for part in self.parts)
 
 
 class Idempotency:
@@ -124,6 +134,8 @@ class Idempotency:
             with anyio.CancelScope(shield=True):
                 await _settle(lambda: _free(database, claim))
             raise
+        if recorder.is_unknown():
+            return recorder
         answer = recorder.lasting()
         await _settle(lambda: _free(database, claim) if answer is None else _keep(database, claim, *answer))
         return recorder

@@ -34,9 +34,9 @@ def wake_waiting(database: Database, queue: JobQueue, *, leases_tell: bool = Tru
     """Send messages for jobs that wait and have none that could wake a worker; gives their number.
 
     A job that nobody was told of since it can be claimed is told of at once. For the others it matters whether their messages
-    are still there: when a queue holds fewer messages than jobs wait for it, some were lost, and all of its jobs are told of
-    again. So a queue never holds many more messages than jobs. May run in any number of processes; a message too many does no
-    harm.
+    are still there: when a queue holds fewer messages than jobs wait for it, so many were lost. Nobody knows whose, so those
+    jobs are told of again that were told of longest ago; the next time it is the turn of others. A queue never holds many more
+    messages than jobs. May run in any number of processes; a message too many does no harm.
 
     leases_tell: whether an expired lease says that its worker is dead; if not, only queued jobs are told of. Raises Unavailable.
     """
@@ -54,15 +54,21 @@ def wake_waiting(database: Database, queue: JobQueue, *, leases_tell: bool = Tru
 
 
 def _wake(database: Database, queue: JobQueue, name: str, jobs: list[Any]) -> int:
-    are_lost = queue.waiting(name) < len(jobs)
+    news = [job for job in jobs if _is_news(job)]
+    told = sorted((job for job in jobs if not _is_news(job)), key=lambda job: job.woken_at)
+    lost = max(0, len(told) - queue.waiting(name))
+    due = [*news, *(job for job in told[:lost] if job.woken_at < now() - _ON_ITS_WAY)]
     sent = 0
-    for job in jobs:
-        is_news = job.woken_at is None or (job.state == "running" and job.woken_at < job.lease_expires_at)
-        may_be_lost = are_lost and not is_news and job.woken_at < now() - _ON_ITS_WAY
-        if (is_news or may_be_lost) and _note_waking(database, job):
+    for job in due:
+        if _note_waking(database, job):
             queue.send(job.id, job.kind)
             sent += 1
     return sent
+
+
+def _is_news(job: Any) -> bool:
+    """Whether nobody was told of it since it can be claimed."""
+    return job.woken_at is None or (job.state == "running" and job.woken_at < job.lease_expires_at)
 
 
 def _note_waking(database: Database, job: Any) -> bool:

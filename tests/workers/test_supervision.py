@@ -95,12 +95,13 @@ def test_the_progress_is_told_soon_and_not_at_every_step(
 def test_a_worker_that_tells_nothing_leaves_the_progress_that_its_trainer_tells(
     database: Database, mine: Claim, short_lease: float
 ) -> None:
-    with Supervision(database, mine, threading.Event()), Supervision(database, mine, threading.Event()) as trainer:
+    with Supervision(database, mine, threading.Event()) as trainer:
         trainer("fit", 1, 2)
         wait_until(lambda: look(database, mine.job_id).progress is not None)
-        for _ in range(20):
-            time.sleep(0.05)
-            assert look(database, mine.job_id).progress == {"stage": "fit", "done": 1, "total": 2}
+    with Supervision(database, mine, threading.Event()):
+        time.sleep(short_lease)
+
+    assert look(database, mine.job_id).progress == {"stage": "fit", "done": 1, "total": 2}
 
 
 def test_a_cancel_is_noticed_within_a_second_by_work_that_makes_progress(database: Database, mine: Claim) -> None:
@@ -138,6 +139,23 @@ def test_a_takeover_is_noticed_by_work_that_tells_nothing(database: Database, mi
 
     job = look(database, mine.job_id)
     assert (job.state, job.token, job.progress) == ("running", taken_over.token, None)
+
+
+def test_work_that_slept_past_its_lease_asks_before_it_writes_and_hears_that_the_job_is_gone(
+    database: Database, mine: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep = Interrupted(database)
+    asleep.away = Unavailable("as long as the process is stopped, its thread does nothing either")
+    with Supervision(asleep, mine, threading.Event()) as supervise:
+        supervise.confirm()  # fresh: not asked
+        monkeypatch.setattr(supervision, "LEASE", timedelta(0))
+        with pytest.raises(Unavailable):
+            supervise.confirm()
+        asleep.away = None
+        supervise.confirm()
+        claim_by_force(database, mine)
+        with pytest.raises(LeaseLost):
+            supervise.confirm()
 
 
 def claim_by_force(database: Database, mine: Claim) -> Claim:

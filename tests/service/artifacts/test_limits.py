@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from service.artifacts import Artifacts
-from service.artifacts.disk import full_disk_errors
+from service.artifacts.disk import disk_errors
+from service.artifacts.folder import FolderArtifacts
 from service.errors import NotFound, StorageFull, Unavailable
 
 MEBIBYTE = 2**20
@@ -166,7 +167,7 @@ def test_a_disk_that_is_full_can_still_be_emptied(place, artifacts: Artifacts, m
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_every_way_to_have_no_room_is_one_error(tmp_path: Path, number: int) -> None:
-    with pytest.raises(StorageFull, match=str(tmp_path)), full_disk_errors(tmp_path):
+    with pytest.raises(StorageFull, match=str(tmp_path)), disk_errors(tmp_path):
         raise OSError(number, os.strerror(number))
 
 
@@ -174,7 +175,7 @@ def test_every_way_to_have_no_room_is_one_error(tmp_path: Path, number: int) -> 
     "error", [OSError(errno.EACCES, "Permission denied"), ValueError("row 28"), NotFound("gone"), RuntimeError("(os error 13)")]
 )
 def test_other_errors_pass_unchanged(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(type(error)) as found, full_disk_errors(tmp_path):
+    with pytest.raises(type(error)) as found, disk_errors(tmp_path):
         raise error
     assert found.value is error
 
@@ -184,3 +185,17 @@ def test_a_folder_that_is_gone_is_no_place_to_write(place, artifacts: Artifacts)
         scratch.rmdir()
     with pytest.raises(Unavailable, match="data folder"):
         artifacts.ping()
+
+
+def test_a_folder_that_is_gone_is_an_outage_and_no_crash(tmp_path: Path) -> None:
+    artifacts = FolderArtifacts(tmp_path / "files")
+    (tmp_path / "files").rename(tmp_path / "elsewhere")
+    (tmp_path / "files").write_text("not a folder any more")
+
+    for asked in (
+        artifacts.ping,
+        lambda: artifacts.write("heads/job_1/1", {"a": b"b"}),
+        lambda: artifacts.read("heads/job_1/1/a"),
+    ):
+        with pytest.raises(Unavailable, match="cannot be used: Not a directory"):
+            asked()

@@ -19,7 +19,7 @@ from service.resources import DEFAULT_PROJECT
 from service.tables import Collection, CollectionVector
 from service.vectors.edge import EdgeEngine
 from service.vectors.engine import VectorEngine
-from tests.service.jobs.job_rows import DIM, RecordingQueue, claimed, look, new_job, new_model, wait_until
+from tests.service.jobs.job_rows import DIM, RecordingQueue, claimed, look, new_job, new_model, wait_until, waits_for_a_lock
 
 
 class Away:
@@ -181,18 +181,10 @@ def test_a_deletion_and_a_job_that_begins_to_write_do_not_get_stuck(shared_datab
     with database.write() as session:
         check_held(session, mine)  # holds the job's row
         deletion.start()
-        wait_until(lambda: _is_waiting_for_a_lock(database))
+        wait_until(lambda: waits_for_a_lock(database))
         session.execute(update(Collection).where(Collection.id == row.id).values(writer="job_0:1"))
         session.rollback()
     deletion.join(20)
 
     assert failed == []
     assert rows(database) == (0, 0)
-
-
-def _is_waiting_for_a_lock(database: Database) -> bool:
-    with database.read() as session:
-        found = session.connection().exec_driver_sql(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-        return bool(found.scalar_one())

@@ -3,10 +3,12 @@
 import random
 from collections.abc import Callable
 from functools import partial
+from threading import Thread
 
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from service.collections.operations import add_collection, create_collection, get_or_add_collection
 from service.collections.queries import ready_versions
@@ -18,7 +20,7 @@ from service.models.operations import promote
 from service.resources import DEFAULT_PROJECT
 from service.tables import Collection, CollectionVector, Job, Model
 from service.vectors.edge import EdgeEngine
-from tests.service.jobs.job_rows import RecordingQueue, at_once, claimed, new_job, new_model
+from tests.service.jobs.job_rows import RecordingQueue, at_once, claimed, new_job, new_model, wait_until, waits_for_a_lock
 
 SESSIONS = 32
 
@@ -115,3 +117,43 @@ def test_promotions_that_meet_a_publish_never_leave_a_live_version_without_vecto
             session.execute(Job.__table__.update().where(Job.kind == "rehead").values(state="succeeded"))  # type: ignore[attr-defined]
             model = session.get_one(Model, model_id)
             assert model.live_version in ready_versions(session, session.get_one(Collection, collection_id))
+
+
+@pytest.mark.parametrize("first", ["promotion", "dropping"])
+def test_a_version_is_not_dropped_and_made_live_at_once(shared_database: Database, first: str) -> None:
+    """Version 1 is old, and ready. Whoever comes second waits, and then sees what the first has done."""
+    database = shared_database
+    model_id = new_model(database, versions=3)
+    queue = RecordingQueue()
+    with database.write() as session:
+        model = session.get_one(Model, model_id)
+        collection_id = add_collection(session, DEFAULT_PROJECT, "docs", model=model, indexes={}).id
+    for number in (1, 2, 3):
+        with database.write() as session:
+            promote(session, queue, session.get_one(Model, model_id), number, force=True)
+            plan_writing(session, collection_id)
+            mark_ready(session, collection_id, number, points=0)
+    queue.sent.clear()
+
+    def make_live(session: Session) -> None:
+        promote(session, queue, session.get_one(Model, model_id), 1, force=True)
+
+    def drop(session: Session) -> None:
+        mark_dropping(session, collection_id)
+
+    early, late = (make_live, drop) if first == "promotion" else (drop, make_live)
+
+    def come_late() -> None:
+        with database.write() as session:
+            late(session)
+
+    thread = Thread(target=come_late)
+    with database.write() as session:
+        early(session)
+        thread.start()
+        wait_until(lambda: waits_for_a_lock(database))
+    thread.join(10)
+
+    with database.read() as session:
+        state = session.get_one(CollectionVector, (collection_id, 1)).state
+    assert (state, len(queue.sent)) == (("ready", 0) if first == "promotion" else ("dropping", 1))

@@ -16,7 +16,7 @@ from sqlalchemy import func, select, text, update
 from starlette.responses import JSONResponse
 
 from service.db import Database, now
-from service.errors import Busy, Conflict, InvalidRequest, Unavailable
+from service.errors import Busy, Conflict, InvalidRequest, OutcomeUnknown, Unavailable
 from service.http.dependencies import WriteSession
 from service.tables import IdempotencyKey, Project
 
@@ -157,6 +157,15 @@ def test_an_answer_that_may_change_frees_the_key(client: TestClient, work: Work,
     work.error = None
     assert client.post("/v1/jobs", json={}, headers=KEY).status_code == 202
     assert work.done == 2
+
+
+def test_a_request_that_may_have_been_carried_out_keeps_its_key_for_a_while(client: TestClient, work: Work) -> None:
+    work.error = OutcomeUnknown("the answer to the commit was lost")
+    assert client.post("/v1/jobs", json={}, headers=KEY).status_code == 503
+
+    work.error = None
+    again = client.post("/v1/jobs", json={}, headers=KEY)
+    assert (again.status_code, again.json()["error"]["code"], work.done) == (409, "still_running", 1)
 
 
 def test_a_refusal_is_repeated(client: TestClient, work: Work) -> None:

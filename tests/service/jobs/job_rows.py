@@ -169,3 +169,12 @@ def at_once(actions: Sequence[Callable[[], T]]) -> list[T]:
 
     with ThreadPoolExecutor(len(actions)) as threads:
         return [started.result() for started in [threads.submit(run, action) for action in actions]]
+
+
+def waits_for_a_lock(database: Database) -> bool:
+    """Whether a transaction of this PostgreSQL database waits for another."""
+    with database.read() as session:
+        found = session.connection().exec_driver_sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(found.scalar_one())

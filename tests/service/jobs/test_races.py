@@ -1,5 +1,6 @@
 """Requests that meet on PostgreSQL: the same model made at once, the same key used at once, a model deleted under a job."""
 
+from functools import partial
 from threading import Thread
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from service.models.operations import get_or_create_model, promote
 from service.resources import DEFAULT_PROJECT, Resources
 from service.settings import Settings
 from service.tables import IdempotencyKey, Job, Model, Promotion, Version
-from tests.service.jobs.job_rows import ENCODER, RecordingQueue, at_once, new_model, wait_until
+from tests.service.jobs.job_rows import ENCODER, RecordingQueue, at_once, new_model, wait_until, waits_for_a_lock
 
 SESSIONS = 32
 NO_FILES = cast("Artifacts", None)
@@ -63,7 +64,7 @@ def test_a_model_is_not_deleted_under_a_job_that_is_being_submitted(shared_datab
     with database.write() as session:
         job_id = submit(session, model_id)
         deletion.start()
-        wait_until(lambda: _waits_for_a_lock(database))
+        wait_until(lambda: waits_for_a_lock(database))
     deletion.join(10)
 
     assert [str(error) for error in told] == ["model 'faq' has 1 unfinished jobs; cancel them or wait"]
@@ -87,7 +88,7 @@ def test_a_job_is_not_submitted_under_a_model_that_is_being_deleted(shared_datab
     with database.write() as session:
         delete_model(session, NO_FILES, session.get_one(Model, model_id))
         request.start()
-        wait_until(lambda: _waits_for_a_lock(database))
+        wait_until(lambda: waits_for_a_lock(database))
     request.join(10)
 
     assert len(told) == 1
@@ -119,10 +120,32 @@ def test_whoever_comes_to_a_model_that_was_deleted_a_moment_ago_is_told_that_it_
     with database.write() as session:
         delete_model(session, NO_FILES, session.get_one(Model, model_id))
         late.start()
-        wait_until(lambda: _waits_for_a_lock(database))
+        wait_until(lambda: waits_for_a_lock(database))
     late.join(10)
 
     assert [str(error) for error in told] == ["the model was deleted meanwhile"]
+
+
+def test_promotions_at_once_leave_a_history_that_is_one_chain(shared_database: Database) -> None:
+    """Every line goes on from the one that was in force, so that roll backs lead back to the first."""
+    database = shared_database
+    model_id = new_model(database, versions=8)
+
+    def make_live(number: int) -> None:
+        with database.write() as session:
+            promote(session, RecordingQueue(), session.get_one(Model, model_id), number, force=True)
+
+    at_once([partial(make_live, number) for number in range(1, 9)])
+
+    with database.read() as session:
+        by_id = {line.id: line for line in session.scalars(select(Promotion).filter_by(model_id=model_id))}
+        model = session.get_one(Model, model_id)
+    line, seen = by_id[model.promotion_id], [model.live_version]
+    while line.previous_id is not None:
+        seen.append(int(line.from_version or 0))
+        line = by_id[line.previous_id]
+        assert line.to_version == seen[-1]
+    assert sorted(seen) == list(range(9))
 
 
 def test_requests_with_the_same_idempotency_key_at_once_are_carried_out_once(shared_database: Database) -> None:
@@ -153,11 +176,3 @@ def test_requests_with_the_same_idempotency_key_at_once_are_carried_out_once(sha
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(Job)) == 1
         assert session.scalar(select(func.count()).select_from(IdempotencyKey)) == 1
-
-
-def _waits_for_a_lock(database: Database) -> bool:
-    with database.read() as session:
-        found = session.connection().exec_driver_sql(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-        return bool(found.scalar_one())

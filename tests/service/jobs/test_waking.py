@@ -101,6 +101,32 @@ def test_a_worker_that_died_twice_is_news_both_times(database: Database) -> None
         assert len(queue.sent) == 1 + deaths
 
 
+def test_after_an_outage_expired_leases_tell_nothing_and_waiting_jobs_are_told_of(database: Database) -> None:
+    waiting, expired = new_job(database), new_job(database)
+    claimed(database, expired)
+    let_lease_expire(database, expired)
+    queue = RecordingQueue()
+
+    wake_waiting(database, queue, leases_tell=False)
+    assert [job_id for job_id, _ in queue.sent] == [waiting]
+
+    wake_waiting(database, queue)
+    assert [job_id for job_id, _ in queue.sent] == [waiting, expired]
+
+
+def test_of_messages_of_which_some_were_lost_those_sent_longest_ago_are_sent_again(database: Database) -> None:
+    queue = RecordingQueue()
+    jobs = queued(database, queue, 5)
+    queue.lost = 2
+    let_messages_age(database)
+    set_columns(database, jobs[3], woken_at=now() - timedelta(seconds=30))
+    set_columns(database, jobs[1], woken_at=now() - timedelta(seconds=20))
+
+    assert wake_waiting(database, queue) == 2
+
+    assert [job_id for job_id, _ in queue.sent[5:]] == [jobs[3], jobs[1]]
+
+
 def test_a_message_that_is_on_its_way_is_not_sent_again(database: Database) -> None:
     queue = RecordingQueue()
     queued(database, queue, 3)
