@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from benchmarks.chaos_facts import Facts, read_facts
 from benchmarks.chaos_faults import Boundaries, Faults
 from benchmarks.chaos_invariants import (
@@ -43,8 +41,8 @@ from benchmarks.chaos_takeovers import takeovers
 from zerogate.cache import CachedEncoder, EmbeddingCache
 from zerogate.encoder import Encoder
 
-_ROUND_SECONDS = 7.0
-_KILLS_A_ROUND = 2
+_ROUND_SECONDS = 6.0
+_KILLS_A_ROUND = 2  # or one more, when two processes meet their boundaries at once
 _SAFE_ATTEMPTS = 3  # of five: a job that was killed so often is left alone
 _SETTLE_SECONDS = 180.0  # without any job ending meanwhile
 _TAKEOVER_SECONDS = 15.0  # at most, where nothing is away
@@ -69,8 +67,6 @@ class Chaos:
 
     def round(self, number: int) -> str:
         """Ask for work, and let things happen while it is done. Gives what happened."""
-        self.boundaries.disarm()
-        self._wait_for_room()
         self._ask(number)
         deadline = time.monotonic() + _ROUND_SECONDS
         before = len(self.boundaries.kills())
@@ -85,24 +81,21 @@ class Chaos:
 
     def last_kill(self) -> None:
         """A worker is killed while it trains, and nothing else happens until its job is another's."""
-        self.boundaries.disarm()
-        self._wait_for_room()
+        self.settle()
         self.load.train(0, publish=False)
-        self.faults.kill_worker()
+        self.faults.kill_training_worker()
 
-    def settle(self) -> bool:
-        """Leave everything in peace until all jobs have ended and no trainer runs; False when nothing ends any more."""
+    def settle(self) -> None:
+        """Leave everything in peace until all jobs have ended and no trainer runs, or nothing ends any more."""
         self.boundaries.disarm()
         deadline, unfinished = time.monotonic() + _SETTLE_SECONDS, -1
         while time.monotonic() < deadline:
-            jobs = self._jobs()
-            left = sum(job["state"] not in TERMINAL for job in jobs)
+            left = self._unfinished().total()
             if left == 0 and not any(children(worker.pid) for worker in self.installation.workers):
-                return True
+                return
             if left != unfinished:
                 deadline, unfinished = time.monotonic() + _SETTLE_SECONDS, left
             time.sleep(0.1)
-        return False
 
     def _ask(self, number: int) -> None:
         training = self.load.train(number, **self.rng.choice(_TRAININGS))
@@ -113,31 +106,34 @@ class Chaos:
             self.load.cancel(self.rng.choice([training, written]))
 
     def _arm(self, before: int) -> None:
-        if not self.boundaries.is_armed() and len(self.boundaries.kills()) < before + _KILLS_A_ROUND and self._is_safe():
+        if len(self.boundaries.kills()) < before + _KILLS_A_ROUND and self._is_safe():
             self.boundaries.arm()
 
     def _is_safe(self) -> bool:
         return all(job["attempts"] <= _SAFE_ATTEMPTS for job in self._jobs() if job["state"] not in TERMINAL)
 
-    def _wait_for_room(self) -> None:
-        """Two trainings at a time: a job that waits for a free worker says nothing of a takeover."""
+    def has_room(self) -> bool:
+        """Wait in peace until at most one training is left; False when that does not come true.
+
+        With two workers a job then waits for the other one's death, and not for its turn.
+        """
+        self.boundaries.disarm()
         deadline = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < deadline:
-            kinds = Counter(job["kind"] for job in self._jobs() if job["state"] not in TERMINAL)
-            if kinds["train"] <= 1 and kinds.total() <= 5:
-                return
+            unfinished = self._unfinished()
+            if unfinished["train"] <= 1 and unfinished.total() <= 5:
+                return True
             time.sleep(0.1)
+        return False
+
+    def _unfinished(self) -> Counter[str]:
+        return Counter(job["kind"] for job in self._jobs() if job["state"] not in TERMINAL)
 
     def _jobs(self) -> list[dict[str, Any]]:
         """All jobs as they are now; the load takes note of what has ended."""
-        while True:
-            try:
-                jobs = self.installation.rows("SELECT id, kind, state, attempts FROM jobs")
-            except psycopg.OperationalError:  # it is being stopped by a fault that is just ending
-                time.sleep(0.2)
-                continue
-            self.load.settle({job["id"]: job["state"] for job in jobs})
-            return jobs
+        jobs = self.installation.rows("SELECT id, kind, state, attempts FROM jobs")
+        self.load.settle({job["id"]: job["state"] for job in jobs})
+        return jobs
 
 
 _TRAININGS: list[dict[str, Any]] = [
@@ -159,11 +155,13 @@ def run(folder: Path, *, rounds: int, seed: int, encoder: Encoder) -> dict[str, 
         chaos = Chaos(installation, Load(installation.http, rng), Faults(installation, rng), boundaries, rng)
         chaos.warm_up()
         _tell(f"everything runs, and one training was done, after {time.monotonic() - started:.1f} s")
-        for number in range(1, rounds + 1):
-            began = time.monotonic()
-            happened = chaos.round(number)
-            _tell(f"round {number}, {time.monotonic() - began:.1f} s: {happened}")
-        chaos.last_kill()
+        done = 0
+        while done < rounds and chaos.has_room():
+            done, began = done + 1, time.monotonic()
+            happened = chaos.round(done)
+            _tell(f"round {done}, {time.monotonic() - began:.1f} s: {happened}")
+        if chaos.has_room():
+            chaos.last_kill()
         settling = time.monotonic()
         chaos.settle()
         _tell(f"in peace: jobs ended after {time.monotonic() - settling:.1f} s")

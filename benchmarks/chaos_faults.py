@@ -60,7 +60,7 @@ class Faults:
     def next(self) -> str:
         """Do the next fault: all kinds in a random order, and then all again. Gives its name, or why nothing was done."""
         kinds: dict[str, Callable[[], bool]] = {
-            "worker killed": self.kill_worker,
+            "worker killed": self._kill_worker,
             "trainer killed": self._kill_trainer,
             "worker stopped past its lease": self._pause_worker,
             "messages sent twice": self._repeat_messages,
@@ -73,19 +73,28 @@ class Faults:
         self._order = self._order or self.rng.sample(sorted(kinds), len(kinds))
         kind = self._order.pop()
         if not kinds[kind]():
+            self._order.insert(0, kind)
             return f"{kind}: there was none"
         self.counts[kind] = self.counts.get(kind, 0) + 1
         return kind
 
-    def kill_worker(self) -> bool:
-        """Kill a worker at a random moment, one that trains if there is one; False if it was dead already."""
+    def kill_training_worker(self) -> None:
+        """Kill a worker as soon as it trains."""
+        worker = self._worker_with_trainer()
+        if worker is not None:
+            self._kill(worker)
+
+    def _kill_worker(self) -> bool:
         worker = self._worker_with_trainer() or self.rng.choice(self.installation.workers)
         time.sleep(self.rng.uniform(0.0, 1.5))
         if worker.code() is not None:
             return False
+        self._kill(worker)
+        return True
+
+    def _kill(self, worker: Process) -> None:
         self.kills.append(Kill(time.time(), "worker", worker.pid, None))
         worker.send(signal.SIGKILL)
-        return True
 
     def _kill_trainer(self) -> bool:
         worker = self._worker_with_trainer()
@@ -168,57 +177,67 @@ class Faults:
 
 
 class Boundaries:
-    """The boundaries of commits that were seen, and those that a process was killed at."""
+    """The boundaries of commits that were passed, and those that a process was killed at."""
 
     def __init__(self, journal: Path, rng: random.Random) -> None:
         self._journal = journal
         self._rng = rng
-        self._turn = 0
+        self._passed: list[dict[str, Any]] = []
+        self._seen: set[Boundary] = set()
+        self._read_bytes = 0
 
     def passed(self) -> list[dict[str, Any]]:
         """Every boundary that was passed: a row of the hook each."""
-        return _lines(self._journal / PASSED)
+        path = self._journal / PASSED
+        if path.exists():
+            with path.open("rb") as stream:
+                stream.seek(self._read_bytes)
+                lines = [line for line in stream.read().splitlines(keepends=True) if line.endswith(b"\n")]
+            new = [json.loads(line) for line in lines]
+            self._read_bytes += sum(len(line) for line in lines)
+            self._passed += new
+            # Where there is one side of a commit there is the other.
+            self._seen |= {boundary_of({**row, "when": when}) for row in new for when in ("before", "after")}
+        return self._passed
 
     def kills(self) -> list[Kill]:
         """The kills at boundaries."""
-        rows = _lines(self._journal / KILLS)
+        path = self._journal / KILLS
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [Kill(row["time"], row["victim"], row["victim_pid"], boundary_of(row)) for row in rows]
 
     def seen(self) -> set[Boundary]:
-        """All that are known. Where there is one side of a commit there is the other."""
-        rows = self.passed()
-        return {boundary_of({**row, "when": when}) for row in rows for when in ("before", "after")}
+        """All that are known."""
+        self.passed()
+        return self._seen
 
     def visited(self) -> set[Boundary]:
         """Those that a process was killed at."""
         return {kill.boundary for kill in self.kills() if kill.boundary is not None}
 
-    def is_armed(self) -> bool:
-        return (self._journal / ARMED).exists()
-
     def arm(self) -> None:
-        """Let the next process end that meets a boundary of the kind whose turn it is: mostly one not visited yet."""
+        """Let the next process end that meets a boundary in a training, and the next that meets one elsewhere.
+
+        Mostly one that was not visited yet. What is armed already stays so.
+        """
         seen, visited = sorted(self.seen()), self.visited()
-        kinds = sorted({boundary[0] for boundary in seen})
-        self._turn += 1
-        mine = [boundary for boundary in seen if boundary[0] == kinds[self._turn % len(kinds)]]
-        new = [boundary for boundary in mine if boundary not in visited]
-        chosen = new if new and self._rng.random() < _NEW else [self._rng.choice(mine)]
-        made = self._journal / "arming"
-        made.write_text(json.dumps({"boundaries": chosen, "victim": self._rng.choice(["worker", "trainer"])}))
-        made.rename(self._journal / ARMED)
+        for group in ("train", "other"):
+            target = self._journal / ARMED.format(group)
+            mine = [boundary for boundary in seen if (boundary[0] == "train") == (group == "train")]
+            if target.exists() or not mine:
+                continue
+            new = [boundary for boundary in mine if boundary not in visited]
+            chosen = new if new and self._rng.random() < _NEW else [self._rng.choice(mine)]
+            made = self._journal / "arming"
+            made.write_text(json.dumps({"boundaries": chosen, "victim": self._rng.choice(["worker", "trainer"])}))
+            made.rename(target)
 
     def disarm(self) -> None:
         """Let all processes live."""
-        (self._journal / ARMED).unlink(missing_ok=True)
+        for path in self._journal.glob(ARMED.format("*")):
+            path.unlink(missing_ok=True)
 
 
 def boundary_of(row: dict[str, Any]) -> Boundary:
     """The boundary in a row of the hook."""
     return row["kind"], row["role"], row["place"], row["when"]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]

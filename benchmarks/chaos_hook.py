@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 JOURNAL = "CHAOS_JOURNAL"  # the variable that names the folder of these files
 PASSED = "passed.jsonl"  # every boundary that was passed
 KILLS = "kills.jsonl"  # the kills that were done here
-ARMED = "armed.json"  # boundaries to kill at, and whom; gone when one of them was met
+ARMED = "armed-{}.json"  # boundaries to kill at, and whom; gone when one of them was met
 
 # The last functions on the way to a commit say which it is; these lead to all of them and tell nothing.
 _STEPS = 3
@@ -62,23 +62,21 @@ class _Watch:
             return
         passed = {"time": time.time(), "pid": os.getpid(), "role": self._role, "when": when, **place}
         _append(self._journal / PASSED, passed)
-        try:
-            armed = json.loads((self._journal / ARMED).read_text())
-        except FileNotFoundError:
-            return
         boundary = [passed["kind"], passed["role"], passed["place"], when]
-        if boundary in armed["boundaries"]:
-            self._kill(passed, armed)
+        for path in self._journal.glob(ARMED.format("*")):
+            try:
+                armed = json.loads(path.read_text())
+                if boundary not in armed["boundaries"]:
+                    continue
+                path.unlink()
+            except FileNotFoundError:  # another thread or process is just being killed for it
+                continue
+            self._kill(passed, to_worker=armed["victim"] == "worker")
 
-    def _kill(self, passed: dict[str, Any], armed: dict[str, Any]) -> None:
-        try:
-            (self._journal / ARMED).unlink()
-        except FileNotFoundError:  # another thread or process has just been killed for it
-            return
-        victims = [os.getpid()]
-        if self._role == "trainer" and armed["victim"] == "worker":
-            victims.insert(0, os.getppid())
-        victim = "trainer" if victims[0] == os.getpid() and self._role == "trainer" else "worker"
+    def _kill(self, passed: dict[str, Any], *, to_worker: bool) -> None:
+        """to_worker: where this is a trainer, the worker that started it is killed with it."""
+        victims = [os.getppid(), os.getpid()] if to_worker and self._role == "trainer" else [os.getpid()]
+        victim = "trainer" if self._role == "trainer" and not to_worker else "worker"
         _append(self._journal / KILLS, {**passed, "time": time.time(), "victim": victim, "victim_pid": victims[0]})
         for pid in victims:
             os.kill(pid, signal.SIGKILL)

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +16,7 @@ from service.resources import Resources
 from workers.tasks import Run, register_tasks
 
 _STOP_SECONDS = 20.0
-_LOOK_SECONDS = 0.5  # how often a loop that waits for a message looks whether it shall end
-_LOOP_SECONDS = 3.0
+_LOOP_SECONDS = 3.0  # a loop that waits for a message looks every 2 s whether it shall end
 
 
 @contextmanager
@@ -33,19 +32,20 @@ def celery_workers(
         yield
     finally:
         stopping.set()  # `stop` waits for the running task, which ends at its next callback
-        for controller, thread in zip(controllers, threads, strict=True):
-            _leave_loop(controller, thread)
+        if resources.settings.broker_url.startswith("redis"):
+            _leave_loops(controllers, threads)
         for controller in controllers:
             controller.stop()
         for thread in threads:
             thread.join(_STOP_SECONDS)
 
 
-def _leave_loop(controller: WorkController, thread: threading.Thread) -> None:
-    """Let the thread that reads from a socket leave its loop: `stop` would close the socket under its hands."""
-    consumer = getattr(controller, "consumer", None)
-    if consumer is not None and consumer.hub is not None:
-        consumer.blueprint.state = CLOSE
+def _leave_loops(controllers: Sequence[WorkController], threads: Sequence[threading.Thread]) -> None:
+    """Let the threads that read from sockets leave their loops: `stop` would close the sockets under their hands."""
+    for controller in controllers:
+        if getattr(controller, "consumer", None) is not None:
+            controller.consumer.blueprint.state = CLOSE
+    for thread in threads:
         thread.join(_LOOP_SECONDS)
 
 
@@ -63,16 +63,13 @@ def _worker(resources: Resources, name: str, queue_name: str, stopping: threadin
         without_mingle=True,
         without_heartbeat=True,
         loglevel="WARNING",
-        ready_callback=_look_about,
+        # Celery's event loop is one for the whole process: two workers in it would read from each other's connections, and the
+        # one that comes second waits for ever.
+        use_eventloop=False,
     )
     # The fast path looks a task up in the application that was started last in this process, whoever received the message.
     celery.use_fast_trace_task = False
     return controller
-
-
-def _look_about(consumer: Any) -> None:
-    """Called with every new connection; without a timer of its own the loop may sleep for ten seconds."""
-    consumer.timer.call_repeatedly(_LOOK_SECONDS, bool)
 
 
 class _OwnThread(TaskPool):  # type: ignore[misc]

@@ -46,7 +46,10 @@ class FolderArtifacts:
     def scratch(self, owner: str | None = None) -> Iterator[Path]:
         """See `Artifacts`. The folder is on the same disk as the files."""
         with disk_errors(self._root):
-            folder = Path(tempfile.mkdtemp(prefix=owner, dir=self._root / SCRATCH))
+            try:
+                folder = Path(tempfile.mkdtemp(prefix=owner, dir=self._root / SCRATCH))
+            except FileNotFoundError as error:  # it was there when this process started
+                raise Unavailable(f"the folder '{self._root}' is gone; is its file system mounted?") from error
             try:
                 yield folder
             finally:

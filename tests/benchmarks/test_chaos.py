@@ -309,7 +309,8 @@ def test_the_hook_kills_its_process_at_the_boundary_it_is_told(tmp_path: Path, w
     with sqlite3.connect(database) as connection:
         connection.execute("CREATE TABLE words (word TEXT)")
     armed = {"boundaries": [["train", "worker", "commit:3", when]], "victim": "worker"}
-    (tmp_path / ARMED).write_text(json.dumps(armed))
+    target = tmp_path / ARMED.format("train")
+    target.write_text(json.dumps(armed))
 
     ended = subprocess.run(
         [sys.executable, "-c", HOOKED, str(database)],
@@ -327,10 +328,10 @@ def test_the_hook_kills_its_process_at_the_boundary_it_is_told(tmp_path: Path, w
     assert {(row["kind"], row["job_id"], row["token"]) for row in rows} == {("train", "job_1", 7)}
     if when == "never":
         assert (ended.returncode, ended.stdout) == (0, "alive\n"), ended.stderr
-        assert (tmp_path / ARMED).exists()
+        assert target.exists()
     else:
         assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, ""), ended.stderr
-        assert not (tmp_path / ARMED).exists()
+        assert not target.exists()
         assert json.loads((tmp_path / KILLS).read_text())["victim"] == "worker"
 
 

@@ -190,6 +190,8 @@ def test_a_folder_that_is_gone_is_no_place_to_write(place, artifacts: Artifacts)
 def test_a_folder_that_is_gone_is_an_outage_and_no_crash(tmp_path: Path) -> None:
     artifacts = FolderArtifacts(tmp_path / "files")
     (tmp_path / "files").rename(tmp_path / "elsewhere")
+    with pytest.raises(Unavailable, match="is gone; is its file system mounted"), artifacts.scratch():
+        pass
     (tmp_path / "files").write_text("not a folder any more")
 
     for asked in (
