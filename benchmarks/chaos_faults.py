@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -218,7 +219,7 @@ class Boundaries:
     def arm(self) -> None:
         """Let the next process end that meets a boundary in a training, and the next that meets one elsewhere.
 
-        Mostly one that was not visited yet. What is armed already stays so.
+        Mostly one that was not visited yet, of the kind of jobs that has the most of them. What is armed already stays so.
         """
         seen, visited = sorted(self.seen()), self.visited()
         for group in ("train", "other"):
@@ -226,7 +227,8 @@ class Boundaries:
             mine = [boundary for boundary in seen if (boundary[0] == "train") == (group == "train")]
             if target.exists() or not mine:
                 continue
-            new = [boundary for boundary in mine if boundary not in visited]
+            left = Counter(boundary[0] for boundary in mine if boundary not in visited)
+            new = [boundary for boundary in mine if boundary not in visited and left[boundary[0]] == max(left.values())]
             chosen = new if new and self._rng.random() < _NEW else [self._rng.choice(mine)]
             made = self._journal / "arming"
             made.write_text(json.dumps({"boundaries": chosen, "victim": self._rng.choice(["worker", "trainer"])}))
