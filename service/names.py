@@ -48,3 +48,8 @@ def parse_ref(text: str, *, param: str = "model") -> Ref:
 def vector_name(version: int) -> str:
     """The named vector that holds a version's vectors in Qdrant."""
     return "base" if version == 0 else f"v{version}"
+
+
+def is_vector_name(name: str) -> bool:
+    """Whether `vector_name` gives this name to a version other than 0; other names in a collection are not ours."""
+    return re.fullmatch(r"v[1-9][0-9]*", name) is not None

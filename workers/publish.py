@@ -16,10 +16,11 @@ from uuid import UUID, uuid5
 import numpy as np
 
 from service.collections.physical import ensure
-from service.collections.writer import acquire_writer, release_writer
+from service.collections.writer import acquire_writer, release_writer, writer_is_dead
 from service.collections.writing import (
     WritingPlan,
     forget_name,
+    known_names,
     mark_dropping,
     mark_ready,
     plan_writing,
@@ -29,7 +30,7 @@ from service.datasets.queries import read_dataset
 from service.db import Database
 from service.errors import ServiceError, Unavailable
 from service.jobs.lifecycle import Claim, add_event, held, succeed
-from service.names import vector_name
+from service.names import is_vector_name, vector_name
 from service.resources import Resources
 from service.tables import Dataset, Job
 from service.vectors.engine import Filter, Payload, Points
@@ -65,6 +66,7 @@ def run_publish(resources: Resources, supervise: Supervision) -> None:
         started = time.perf_counter()
         with held(resources.database, mine) as session:
             plan = plan_writing(session, collection_id)
+        supervise.confirm()
         ensure(resources.vectors, plan.physical)
         if where is not None:
             supervise.confirm()
@@ -85,7 +87,10 @@ def run_publish(resources: Resources, supervise: Supervision) -> None:
 
 @contextmanager
 def _writing(database: Database, collection_id: str, supervise: Supervision) -> Iterator[None]:
-    """Wait until no other job writes to the collection, and keep it so inside the block."""
+    """Wait until no other job writes to the collection, and keep it so inside the block.
+
+    Raises Unavailable where the other one's worker died: this one must not wait in the place that its job needs.
+    """
     while not _acquired(database, collection_id, supervise.claim):
         supervise("wait for the collection's writer", 0, 1)
         time.sleep(_WAIT_FOR_WRITER_SECONDS)
@@ -99,7 +104,11 @@ def _writing(database: Database, collection_id: str, supervise: Supervision) -> 
 
 def _acquired(database: Database, collection_id: str, mine: Claim) -> bool:
     with database.write() as session:
-        return acquire_writer(session, collection_id, mine)
+        if acquire_writer(session, collection_id, mine):
+            return True
+        if writer_is_dead(session, collection_id):
+            raise Unavailable("the job that writes to the collection lost its worker; it comes first")
+        return False
 
 
 def _loading(resources: Resources, plan: WritingPlan, rows: int) -> AbstractContextManager[None]:
@@ -170,9 +179,12 @@ def _make_ready(resources: Resources, mine: Claim, plan: WritingPlan, version: i
 
 
 def _drop_old(resources: Resources, mine: Claim, plan: WritingPlan, supervise: Supervision) -> None:
+    """Drop the names that are not needed any more, and those that an attempt made again that had not noticed that it was over."""
+    there = resources.vectors.vector_names(plan.qdrant_collection)
     with held(resources.database, mine) as session:
-        names = mark_dropping(session, plan.collection_id)
-    for name in names:
+        dropping = mark_dropping(session, plan.collection_id)
+        known = known_names(session, plan.collection_id)
+    for name in {*dropping, *(name for name in there - known if is_vector_name(name))}:
         supervise.confirm()
         resources.vectors.drop_vector_name(plan.qdrant_collection, name)
         with held(resources.database, mine) as session:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import structlog
 
-from service.jobs.lifecycle import Claim, give_up_attempt, release
+from service.jobs.lifecycle import Claim, LeaseLost, give_up_attempt, release
 from service.resources import Resources
 from workers.supervision import Stopped, Supervision
 
@@ -44,6 +44,11 @@ class TrainerProcess:
             while process.poll() is None:
                 supervise.check()
                 time.sleep(_POLL_SECONDS)
+        except LeaseLost:
+            _end(process)
+            if process.returncode != 0:
+                raise
+            return  # it has settled the row itself a moment ago: that is why the lease was lost
         except Stopped:
             _end(process)
             if process.returncode != 0:  # it could not put the job back itself

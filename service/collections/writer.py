@@ -45,6 +45,13 @@ def has_writer(session: Session, collection_id: str) -> bool:
     return job.finished_at is not None and job.finished_at > now() - _NOTICED
 
 
+def writer_is_dead(session: Session, collection_id: str) -> bool:
+    """Whether the attempt that has the right lost its worker: who takes its job over goes on with it, and comes first."""
+    collection = session.get(Collection, collection_id)
+    job = None if collection is None else session.get(Job, _job_of(collection.writer))
+    return job is not None and job.state == "running" and job.lease_expires_at is not None and job.lease_expires_at < now()
+
+
 def _writer(mine: Claim) -> str:
     """The attempt, not only the job: after a takeover the attempt that lost must not give the other's right back."""
     return f"{mine.job_id}:{mine.token}"

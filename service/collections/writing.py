@@ -96,6 +96,11 @@ def mark_dropping(session: Session, collection_id: str) -> Sequence[str]:
     return [row.vector_name for row in rows if row.state == "dropping"]
 
 
+def known_names(session: Session, collection_id: str) -> set[str]:
+    """The named vectors that the collection has rows of, whatever their state."""
+    return {row.vector_name for row in vector_rows(session, collection_id)}
+
+
 def forget_name(session: Session, collection_id: str, name: str) -> None:
     """Remove the row of a named vector that has been dropped."""
     for row in vector_rows(session, collection_id):

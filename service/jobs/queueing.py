@@ -14,7 +14,7 @@ from service.queue import QUEUES, JobQueue, enqueue
 from service.tables import Job, JobKind
 
 # A message that was sent this recently is on its way.
-_ON_ITS_WAY = timedelta(seconds=10)
+_ON_ITS_WAY = timedelta(seconds=5)
 
 
 def queue_job(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from service.db import Database
-from service.jobs.lifecycle import MAX_ATTEMPTS, Claim, LeaseLost, cancel
+from service.jobs.lifecycle import MAX_ATTEMPTS, Claim, LeaseLost, cancel, succeed
 from service.resources import Resources
 from service.tables import Job
 from tests.service.jobs.job_rows import claimed, look, messages, new_job, set_columns, wait_until
@@ -203,6 +203,24 @@ def test_a_trainer_whose_job_is_lost_is_ended_and_the_row_is_left_alone(
     assert is_gone(pid_in(pid_file))
     job = look(resources.database, mine.job_id)
     assert (job.state, job.token) == ("cancelled" if loss == "cancel" else "running", mine.token + 1)
+
+
+def test_a_trainer_that_has_just_settled_the_job_itself_is_no_loss(resources: Resources, mine: Claim, pid_file: Path) -> None:
+    # It ends in order when it is asked to, as ours does.
+    settles = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))"
+    process = trainer(f"import sys\n{settles}\n{WAITS}", PID=str(pid_file))
+
+    def settle() -> None:
+        wait_until(lambda: pid_file.exists() and pid_file.read_text() != "")
+        with resources.database.write() as session:
+            succeed(session, mine, {})
+
+    settling = threading.Thread(target=settle)
+    settling.start()
+    run(resources, mine, process)  # does not raise LeaseLost
+    settling.join()
+
+    assert look(resources.database, mine.job_id).state == "succeeded"
 
 
 def test_a_trainer_dies_with_a_worker_that_is_killed(pid_file: Path) -> None:

@@ -23,6 +23,7 @@ from tests.service.jobs.job_rows import (
     at_once,
     claimed,
     facts,
+    let_lease_expire,
     look,
     messages,
     new_job,
@@ -124,6 +125,33 @@ def test_a_worker_that_is_being_stopped_puts_its_job_back(
     assert (job.state, job.attempts) == ("queued", 0)
     deliver(resources, publish_job, stopping)  # what is still in the queue is not begun
     assert look(resources.database, publish_job).state == "queued"
+
+
+def test_a_job_does_not_wait_for_a_writer_whose_worker_died_in_the_place_that_its_job_needs(
+    resources: Resources, publish_job: str, other_writer: tuple[str, Claim]
+) -> None:
+    _, other = other_writer
+    let_lease_expire(resources.database, other.job_id)
+
+    deliver(resources, publish_job)  # returns: with one worker, nobody else could take the other job over
+
+    job = look(resources.database, publish_job)
+    assert (job.state, job.attempts, job.outages) == ("queued", 0, 1)
+    assert (
+        "the job that writes to the collection lost its worker; it comes first" in messages(resources.database, publish_job)[-1]
+    )
+
+
+def test_a_named_vector_of_ours_that_no_row_knows_is_dropped_and_others_stay(resources: Resources, publish_job: str) -> None:
+    with resources.database.read() as session:
+        physical = session.get_one(Collection, look(resources.database, publish_job).collection_id).qdrant_collection
+    for name in ("v7", "theirs"):
+        resources.vectors.add_vector_name(physical, name, dim=4)
+
+    deliver(resources, publish_job)
+
+    assert look(resources.database, publish_job).state == "succeeded"
+    assert resources.vectors.vector_names(physical) == {"base", "theirs"}
 
 
 def test_an_outage_delays_a_job_and_does_not_fail_it(resources: Resources, publish_job: str) -> None:
