@@ -10,13 +10,15 @@ from typing import Any
 from celery.bootsteps import CLOSE
 from celery.concurrency.thread import TaskPool
 from celery.worker import WorkController
+from kombu.asynchronous import set_event_loop
 
 from service.queue import CeleryQueue, make_celery
 from service.resources import Resources
 from workers.tasks import Run, register_tasks
 
 _STOP_SECONDS = 20.0
-_LOOP_SECONDS = 3.0  # a loop that waits for a message looks every 2 s whether it shall end
+_LOOK_SECONDS = 0.5  # how often a loop that waits for a message looks whether it shall end
+_LOOP_SECONDS = 3.0
 
 
 @contextmanager
@@ -53,6 +55,9 @@ def _worker(resources: Resources, name: str, queue_name: str, stopping: threadin
     # An application of its own: which queues are consumed is kept in the application, not in the worker.
     celery = make_celery(resources.settings.broker_url)
     register_tasks(celery, resources, stopping, run)
+    # Celery takes the process's event loop where there is one: two workers in one loop would read from each other's connections,
+    # and one waits for ever. Without the one before, it makes its own.
+    set_event_loop(None)
     controller = WorkController(
         app=celery,
         hostname=f"{name}@{socket.gethostname()}",
@@ -63,13 +68,16 @@ def _worker(resources: Resources, name: str, queue_name: str, stopping: threadin
         without_mingle=True,
         without_heartbeat=True,
         loglevel="WARNING",
-        # Celery's event loop is one for the whole process: two workers in it would read from each other's connections, and the
-        # one that comes second waits for ever.
-        use_eventloop=False,
+        ready_callback=_look_about,
     )
     # The fast path looks a task up in the application that was started last in this process, whoever received the message.
     celery.use_fast_trace_task = False
     return controller
+
+
+def _look_about(consumer: Any) -> None:
+    """Called with every new connection; without a timer of its own the loop may sleep for ten seconds."""
+    consumer.timer.call_repeatedly(_LOOK_SECONDS, bool)
 
 
 class _OwnThread(TaskPool):  # type: ignore[misc]

@@ -8,6 +8,8 @@ A database that does not answer is Unavailable, one whose disk is full is Storag
 row that is there already, a table that is not) stays SQLAlchemy's error.
 """
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -83,13 +85,23 @@ def make_engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver would begin too late; `_begin_sqlite` does it
-    for pragma in (
-        "journal_mode=WAL",
-        f"busy_timeout={_BUSY_TIMEOUT_MILLISECONDS}",
-        "foreign_keys=ON",
-        "synchronous=FULL",  # nothing accepted is ever lost, not even when the power goes
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MILLISECONDS}")
+    _switch_to_wal(connection)
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=FULL")  # nothing accepted is ever lost, not even when the power goes
+
+
+def _switch_to_wal(connection: Any) -> None:
+    """The first of several connections to a new file switches it; SQLite does not let the others wait for that by itself."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MILLISECONDS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _hide_details(context: ExceptionContext) -> None:

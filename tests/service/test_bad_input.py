@@ -260,6 +260,12 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None, int, str | None, tupl
     "neither query nor vector": ("POST", "/v1/collections/shelf/search", {}, 400, None, ("either 'query' or 'vector'",)),
     "a blank query": ("POST", "/v1/collections/shelf/search", {"query": " "}, 400, "query", ("'query'", "not blank")),
     "no hits": ("POST", "/v1/collections/shelf/search", {"query": "a", "limit": 0}, 400, "limit", ()),
+    "a quantization that the embedded engine has not": (
+        "POST", "/v1/collections", {"name": "new", "model": "m", "quantization": "scalar"}, 400, None, ("exact",)
+    ),
+    "an unknown quantization": (
+        "POST", "/v1/collections", {"name": "new", "model": "m", "quantization": "half"}, 400, "quantization", ("'half'", "'turbo'")
+    ),
     "a search in nothing": ("POST", "/v1/collections/none/search", {"query": "a"}, 404, "collection", ("'none'",)),
     "a version that is not here": (
         "POST", "/v1/collections/shelf/search", {"query": "a", "version": 1}, 409, "version", ("not ready", "ready are 0")
