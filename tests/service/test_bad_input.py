@@ -264,7 +264,8 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None, int, str | None, tupl
         "POST", "/v1/collections", {"name": "new", "model": "m", "quantization": "scalar"}, 400, None, ("exact",)
     ),
     "an unknown quantization": (
-        "POST", "/v1/collections", {"name": "new", "model": "m", "quantization": "half"}, 400, "quantization", ("'half'", "'turbo'")
+        "POST", "/v1/collections", {"name": "new", "model": "m", "quantization": "half"}, 400,
+        "quantization", ("'half'", "'turbo'"),
     ),
     "a search in nothing": ("POST", "/v1/collections/none/search", {"query": "a"}, 404, "collection", ("'none'",)),
     "a version that is not here": (
