@@ -23,7 +23,7 @@ from tests.conftest import Client, Start
 ROOT = Path(__file__).parents[2]
 PAIRS = [{"anchor": f"how to do thing {n}", "positive": f"thing {n} is done like this"} for n in range(30)]
 ENDLESS = {"epochs": 10_000}  # a minute at least: every test that asks for it stops it
-SHORT = {"epochs": 120}  # under a second, and long enough to be met in the middle
+SHORT = {"epochs": 800}  # some seconds: long enough to be met in the middle
 
 # Two batches: the first 256 documents are in the collection while the rest are still to be encoded.
 DOCUMENTS = [{"id": f"d{n}", "text": f"document number {n} tells of matter {n * n}", "n": n} for n in range(356)]
