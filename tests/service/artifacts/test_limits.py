@@ -183,7 +183,7 @@ def test_other_errors_pass_unchanged(tmp_path: Path, error: Exception) -> None:
 def test_a_folder_that_is_gone_is_no_place_to_write(place, artifacts: Artifacts) -> None:
     for scratch in list(place.folder.rglob("scratch")):
         scratch.rmdir()
-    with pytest.raises(Unavailable, match="data folder"):
+    with pytest.raises(Unavailable, match="is its file system mounted"):
         artifacts.ping()
 
 
