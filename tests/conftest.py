@@ -16,7 +16,9 @@ import pytest
 from benchmarks.servers import PostgresServer, ValkeyServer
 from cli.migrate import migrate
 from cli.serve import serving_in_background
-from service.db import make_engine
+from service.db import Database, make_engine
+from service.encoders.operations import ensure_project
+from service.resources import DEFAULT_PROJECT
 from service.settings import Settings
 from zerogate import CachedEncoder, EmbeddingCache, Encoder, builtin_guard, make_guard
 
@@ -177,6 +179,29 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     migrate(engine)
     engine.dispose()
     return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database with the default project: each test runs on SQLite and on PostgreSQL."""
+    with _opened(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+def shared_database(postgres: str) -> Iterator[Database]:
+    """PostgreSQL alone: writers really write at once, where SQLite lets one in at a time."""
+    with _opened(postgres) as database:
+        yield database
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Database]:
+    database = Database(make_engine(url))
+    with database.write() as session:
+        ensure_project(session, DEFAULT_PROJECT)
+    yield database
+    database.close()
 
 
 @pytest.fixture(scope="session")

@@ -70,13 +70,13 @@ def run_publish(resources: Resources, supervise: Supervision) -> None:
         ensure(resources.vectors, plan.physical)
         if where is not None:
             supervise.confirm()
-            resources.vectors.delete(plan.qdrant_collection, where=where)
+            resources.vectors.delete(plan.physical.name, where=where)
         if dataset_key is not None:
             with _loading(resources, plan, rows):
                 _write_documents(resources, plan, dataset_key, rows, counts, supervise)
         _fill_building(resources, mine, plan, counts, supervise)
         _drop_old(resources, mine, plan, supervise)
-        points = resources.vectors.count(plan.qdrant_collection)
+        points = resources.vectors.count(plan.physical.name)
         with resources.database.write() as session:
             record_points(session, collection_id, points=points)
             add_event(
@@ -113,7 +113,7 @@ def _acquired(database: Database, collection_id: str, mine: Claim) -> bool:
 
 def _loading(resources: Resources, plan: WritingPlan, rows: int) -> AbstractContextManager[None]:
     """For many documents the server's indexing pauses until all are written."""
-    return resources.vectors.bulk_load(plan.qdrant_collection) if rows >= _MANY_DOCUMENTS else nullcontext()
+    return resources.vectors.bulk_load(plan.physical.name) if rows >= _MANY_DOCUMENTS else nullcontext()
 
 
 def _write_documents(
@@ -121,10 +121,10 @@ def _write_documents(
 ) -> None:
     keep("publish", 0, rows)
     # Nobody else writes, and no id comes twice: a documents dataset refuses that. So what is empty now holds none of them later.
-    is_empty = resources.vectors.count(plan.qdrant_collection) == 0
+    is_empty = resources.vectors.count(plan.physical.name) == 0
     for batch in _batches(read_dataset(resources.artifacts, dataset_key)):
         payloads = {str(point_id(plan.collection_id, row["id"])): _payload(row) for row in batch}
-        stored = {} if is_empty else resources.vectors.payloads(plan.qdrant_collection, list(payloads))
+        stored = {} if is_empty else resources.vectors.payloads(plan.physical.name, list(payloads))
         changed = {key: payload for key, payload in payloads.items() if stored.get(key) != payload}
         if changed:
             _upsert(resources, plan, changed, counts, keep)
@@ -144,21 +144,21 @@ def _upsert(resources: Resources, plan: WritingPlan, payloads: dict[str, Payload
     counts.encode_seconds += time.perf_counter() - started
     vectors = {vector_name(version.number): resources.models.vectors(version, base, role="document") for version in plan.versions}
     keep.confirm()
-    resources.vectors.upsert(plan.qdrant_collection, Points(list(payloads), vectors, list(payloads.values())))
+    resources.vectors.upsert(plan.physical.name, Points(list(payloads), vectors, list(payloads.values())))
 
 
 def _fill_building(resources: Resources, mine: Claim, plan: WritingPlan, counts: _Counts, keep: Supervision) -> None:
     """Compute every building name from the stored base vectors; a name becomes ready when every point has it."""
     for version in plan.building:
         name = vector_name(version.number)
-        total = resources.vectors.count(plan.qdrant_collection)
+        total = resources.vectors.count(plan.physical.name)
         done = 0
-        if resources.vectors.count(plan.qdrant_collection, having=name) < total:
-            for page in resources.vectors.scroll(plan.qdrant_collection, "base"):
+        if resources.vectors.count(plan.physical.name, having=name) < total:
+            for page in resources.vectors.scroll(plan.physical.name, "base"):
                 keep(f"compute {name}", done, total)
                 vectors = resources.models.vectors(version, np.ascontiguousarray(page.matrix), role="document")
                 keep.confirm()
-                resources.vectors.set_vectors(plan.qdrant_collection, name, page.ids, vectors)
+                resources.vectors.set_vectors(plan.physical.name, name, page.ids, vectors)
                 done += len(page.ids)
         _make_ready(resources, mine, plan, version.number)
         counts.vector_names_filled.append(name)
@@ -166,12 +166,12 @@ def _fill_building(resources: Resources, mine: Claim, plan: WritingPlan, counts:
 
 def _make_ready(resources: Resources, mine: Claim, plan: WritingPlan, version: int) -> None:
     name = vector_name(version)
-    having = resources.vectors.count(plan.qdrant_collection, having=name)
-    total = resources.vectors.count(plan.qdrant_collection)
+    having = resources.vectors.count(plan.physical.name, having=name)
+    total = resources.vectors.count(plan.physical.name)
     if having != total:
         raise ServiceError(
             f"{having} of {total} points have '{name}' although all were written: does something else write to the Qdrant "
-            f"collection '{plan.qdrant_collection}'? Publishing again writes the missing ones",
+            f"collection '{plan.physical.name}'? Publishing again writes the missing ones",
             code="points_incomplete",
         )
     with held(resources.database, mine) as session:
@@ -180,13 +180,13 @@ def _make_ready(resources: Resources, mine: Claim, plan: WritingPlan, version: i
 
 def _drop_old(resources: Resources, mine: Claim, plan: WritingPlan, supervise: Supervision) -> None:
     """Drop the names that are not needed any more, and those that an attempt made again that had not noticed that it was over."""
-    there = resources.vectors.vector_names(plan.qdrant_collection)
+    there = resources.vectors.vector_names(plan.physical.name)
     with held(resources.database, mine) as session:
         dropping = mark_dropping(session, plan.collection_id)
         known = known_names(session, plan.collection_id)
     for name in {*dropping, *(name for name in there - known if is_vector_name(name))}:
         supervise.confirm()
-        resources.vectors.drop_vector_name(plan.qdrant_collection, name)
+        resources.vectors.drop_vector_name(plan.physical.name, name)
         with held(resources.database, mine) as session:
             forget_name(session, plan.collection_id, name)
 
@@ -198,7 +198,7 @@ def _result(resources: Resources, plan: WritingPlan, counts: _Counts, points: in
         "skipped": counts.skipped,
         "points": points,
         "vector_names_filled": counts.vector_names_filled,
-        "vector_names": sorted(resources.vectors.vector_names(plan.qdrant_collection)),
+        "vector_names": sorted(resources.vectors.vector_names(plan.physical.name)),
         "encode_seconds": counts.encode_seconds,
         "publish_seconds": seconds - counts.encode_seconds,
     }

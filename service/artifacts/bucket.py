@@ -92,10 +92,6 @@ class BucketArtifacts:
                     self._local.delete(unit.key)
         return BucketWorkspace(self._objects, job_id, attempt, folder)
 
-    def forget_work(self, job_id: str) -> None:
-        """See `Artifacts`."""
-        self.delete(f"{WORK}/{job_id}")
-
     def units(self, below: str = "") -> Iterator[Unit]:
         """See `Artifacts`."""
         now = time.time()

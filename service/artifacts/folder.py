@@ -16,7 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from service.artifacts.disk import disk_errors, sync
-from service.artifacts.store import SCRATCH, WORK, Unit, is_half_made, is_unit, unit_of, work_is_lost, work_key
+from service.artifacts.store import SCRATCH, Unit, is_half_made, is_unit, unit_of, work_is_lost, work_key
 from service.errors import NotFound, StorageFull, Unavailable
 
 
@@ -125,10 +125,6 @@ class FolderArtifacts:
                 with suppress(FileNotFoundError):  # another attempt was faster, or the job's work was forgotten: look again
                     self._take_over(folder, attempt)
         return FolderWorkspace(folder, key)
-
-    def forget_work(self, job_id: str) -> None:
-        """See `Artifacts`."""
-        self.delete(f"{WORK}/{job_id}")
 
     def units(self, below: str = "") -> Iterator[Unit]:
         """See `Artifacts`."""

@@ -91,9 +91,6 @@ class Artifacts(Protocol):
         What an earlier attempt that still runs writes from now on never shows in it. The same attempt may ask again.
         """
 
-    def forget_work(self, job_id: str) -> None:
-        """Remove the workspaces of all attempts at the job."""
-
     def units(self, below: str = "") -> Iterator[Unit]:
         """Everything stored, in no order: what a row should know, scratch folders, and unknown files by their own keys.
 

@@ -25,7 +25,6 @@ class WritingPlan:
     """What a writer needs to know; plain values. versions: all that every upsert must give, base (0) first."""
 
     collection_id: str
-    qdrant_collection: str
     physical: Physical
     encoder: EncoderFacts
     versions: list[VersionFacts]
@@ -58,7 +57,6 @@ def plan_writing(session: Session, collection_id: str) -> WritingPlan:
     facts = {row.version: version_facts(get_version(session, model, row.version), model, encoder) for row in rows}
     return WritingPlan(
         collection_id=collection_id,
-        qdrant_collection=collection.qdrant_collection,
         physical=physical_of(session, collection),
         encoder=facts_of(encoder),
         versions=[facts[row.version] for row in rows],

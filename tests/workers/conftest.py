@@ -8,14 +8,7 @@ import pytest
 from service.db import Database
 from service.resources import Resources, open_resources
 from service.settings import Settings
-from tests.service.jobs.job_rows import RecordingQueue, opened
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A database with the default project: each test runs on SQLite and on PostgreSQL."""
-    with opened(database_url) as database:
-        yield database
+from tests.service.jobs.job_rows import RecordingQueue
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_a_deleted_folder_is_gone_from_the_machine_that_had_it(place, artifacts:
 def test_deleting_what_is_missing_is_fine(artifacts: Artifacts) -> None:
     artifacts.delete("datasets/none")
     artifacts.delete("heads/job_1/1")
-    artifacts.forget_work("job_1")
+    artifacts.delete("work/job_1")
 
 
 def test_a_scratch_folder_is_empty_carries_its_owners_name_and_is_gone_after_an_error(place, artifacts: Artifacts) -> None:

@@ -138,7 +138,7 @@ def test_forgotten_work_is_gone_everywhere(place, artifacts: Artifacts) -> None:
         work = artifacts.workspace("job_1", attempt)
         appear(work, "trial", b"1")
         work.save()
-    artifacts.forget_work("job_1")
+    artifacts.delete("work/job_1")
     assert list(artifacts.units()) == []
     assert place.keys() == set()
     with pytest.raises(NotFound, match="the job has ended"):

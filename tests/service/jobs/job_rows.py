@@ -1,16 +1,14 @@
 """Jobs as rows, workers as threads, queues that only remember: what the tests of the jobs' lives share."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import select, update
 
-from service.db import Database, make_engine, now
-from service.encoders.operations import ensure_project
+from service.db import Database, now
 from service.errors import Unavailable
 from service.ids import new_id
 from service.jobs.lifecycle import Claim, check_held, claim, fail, give_up_attempt, put_back, release, renew, succeed
@@ -71,16 +69,6 @@ class BrokenQueue:
 
     def ping(self) -> None:
         raise Unavailable("the broker does not answer")
-
-
-@contextmanager
-def opened(url: str) -> Iterator[Database]:
-    """A migrated database with the default project in it."""
-    database = Database(make_engine(url))
-    with database.write() as session:
-        ensure_project(session, DEFAULT_PROJECT)
-    yield database
-    database.close()
 
 
 def new_job(database: Database, kind: JobKind = "publish", **columns: Any) -> str:
