@@ -25,8 +25,10 @@ demo: $(READY)  ## train on the standard library's docstrings and look at the re
 serve: $(READY)  ## start the whole service on http://127.0.0.1:8000
 	$(BIN)/zerogate serve
 
+# Two processes, a thread each: the threads of two matrix libraries on two cores wait for each other more than they compute.
+test: export OMP_NUM_THREADS = 1
 test: $(READY)  ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(READY)  ## lint, format check, types, import arrows
 	$(BIN)/ruff check .

@@ -112,10 +112,10 @@ def test_the_times_are_those_of_the_code() -> None:
 
 @pytest.fixture(scope="module")
 def families(client: Client) -> Mapping[str, Any]:
-    """What a running service tells at /metrics, after some requests and a job that was cancelled."""
+    """What a running service tells at /metrics, after some requests and a job that has ended."""
     client.upload([{"anchor": "a question", "positive": "an answer"}], kind="pairs", name="operations")
     job = client.post("/v1/jobs", {"model": "operations", "dataset": "operations"})
-    client.post(f"/v1/jobs/{job['id']}/cancel")
+    client.wait(job["id"])
     found = text_string_to_metric_families(client.http.get("/metrics").text)
     # A gauge beside every counter and histogram, of the time when it was made: the client library's own.
     return {family.name: family for family in found if not family.name.endswith("_created")}

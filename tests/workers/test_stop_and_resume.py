@@ -25,8 +25,11 @@ PAIRS = [{"anchor": f"how to do thing {n}", "positive": f"thing {n} is done like
 ENDLESS = {"epochs": 10_000}  # a minute at least: every test that asks for it stops it
 SHORT = {"epochs": 800}  # some seconds: long enough to be met in the middle
 
-# Two batches: the first 256 documents are in the collection while the rest are still to be encoded.
-DOCUMENTS = [{"id": f"d{n}", "text": f"document number {n} tells of matter {n * n}", "n": n} for n in range(356)]
+# Two batches: the first 256 documents are in the collection while the rest, which are long, are still to be encoded.
+DOCUMENTS = [
+    {"id": f"d{n}", "text": f"document number {n} tells of matter {n * n}" + " and much else" * 60 * (n >= 256), "n": n}
+    for n in range(356)
+]
 
 
 def train(client: Client, recipe: dict[str, int], **fields: Any) -> str:
