@@ -94,6 +94,10 @@ class CachedEncoder:
                 vectors[row] = made[place[keys[row]]]
         return vectors
 
+    def lookup(self, texts: Sequence[str], *, role: Role) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """What is known without the encoder: (n, dim) float32 and, (n,) bool, which rows were found; others are undefined."""
+        return self._cache.get([self._key(text, role) for text in texts], self.encoder.dim)
+
     def lookup_or_encode(self, texts: Sequence[str], *, role: Role) -> NDArray[np.float32]:
         """Like `encode`, but what is missing is not stored: for a request, which must not wait for a disk."""
         vectors, found = self._cache.get([self._key(text, role) for text in texts], self.encoder.dim)

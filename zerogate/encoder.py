@@ -90,6 +90,31 @@ class Encoder:
             rows = self._model.tokenizer(list(texts), truncation=True, max_length=self.files.max_length)["input_ids"]
         return [len(row) for row in rows]
 
+    def tokenize(self, texts: Sequence[str], *, role: Role) -> list[list[int]]:
+        """The ids that the encoder reads of each text: prompt and special tokens included, cut at its maximum length."""
+        if not texts:
+            return []
+        prompt = self.files.prompts.get(role) or ""
+        with self._lock:
+            told = self._model.tokenizer([prompt + text for text in texts], truncation=True, max_length=self.files.max_length)
+        return [list(row) for row in told["input_ids"]]
+
+    def encode_tokens(self, rows: Sequence[Sequence[int]], *, role: Role) -> NDArray[np.float32]:
+        """Base vectors of the rows that `tokenize` gave for the role, in one pass: (n, dim) float32, unit rows."""
+        longest = max(map(len, rows))
+        ids = torch.zeros((len(rows), longest), dtype=torch.long)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.tensor(row)
+            mask[number, : len(row)] = 1
+        with self._lock, torch.inference_mode():
+            features = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+            vectors = self._model(features)["sentence_embedding"].float()
+            if not self._normalised:
+                vectors = torch.nn.functional.normalize(vectors, dim=1)
+            found: NDArray[np.float32] = vectors.cpu().numpy()
+        return found
+
     def _encode_batch(self, texts: list[str], prompt: str | None) -> NDArray[np.float32]:
         # One batch at a time: a fast tokenizer that two threads borrow raises, and two forward passes only slow each other down.
         with self._lock, torch.inference_mode():

@@ -83,3 +83,11 @@ class LazyEncoder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """As `Encoder.count_tokens`."""
         return self.loaded().count_tokens(texts)
+
+    def tokenize(self, texts: Sequence[str], *, role: Role) -> list[list[int]]:
+        """As `Encoder.tokenize`."""
+        return self.loaded().tokenize(texts, role=role)
+
+    def encode_tokens(self, rows: Sequence[Sequence[int]], *, role: Role) -> NDArray[np.float32]:
+        """As `Encoder.encode_tokens`."""
+        return self.loaded().encode_tokens(rows, role=role)
