@@ -7,6 +7,7 @@
       Busy             409   the same request is still running; asking again helps
       PayloadTooLarge  413
       KeyReused        422   an Idempotency-Key came back with another body
+      TooManyRequests  429   too much is waiting already; asking again helps
       Unavailable      503   an outside system does not answer; asking again helps
         OutcomeUnknown 503   ... and it may have done what was asked
       StorageFull      507   no room left for files; helps only once somebody made room
@@ -80,6 +81,18 @@ class KeyReused(ServiceError):
     status = 422
     kind = "invalid_request_error"
     code = "idempotency_key_reused"
+
+
+class TooManyRequests(ServiceError):
+    """Too much is waiting already; nothing was done, ask again after `retry_after_seconds`."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "too_many_requests"
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None, retry_after_seconds: int) -> None:
+        super().__init__(message, code=code, param=param)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unavailable(ServiceError):

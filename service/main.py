@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from service.collections.endpoints import router as collections
 from service.datasets.endpoints import router as datasets
 from service.embeddings.endpoints import router as embeddings
+from service.embeddings.metrics import EncoderMetrics
 from service.encoders.endpoints import router as encoders
 from service.health.endpoints import router as health
 from service.http.error_answers import error_responses, install_error_answers
@@ -45,4 +46,5 @@ def create_app(resources: Resources, *, stopping: threading.Event | None = None)
     install_error_answers(app)
     install_middlewares(app, max_upload_bytes=resources.settings.max_upload_bytes)
     app.state.metrics.registry.register(JobMetrics(resources.database))
+    app.state.metrics.registry.register(EncoderMetrics(resources.models))
     return app

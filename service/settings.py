@@ -31,6 +31,7 @@ class Settings(BaseSettings):
         default=Path("zerogate-data"), description="datasets, heads, and in the embedded profile everything else"
     )
     cache_dir: Path | None = Field(default=None, description="embedding cache, local to a machine; default data_dir/cache")
+    embedding_cache_bytes: int = Field(default=64 * 2**30, ge=2**20, description="largest size of the embedding cache's folder")
     database_url: str | None = Field(default=None, description="default: SQLite in data_dir")
     files_url: str | None = Field(
         default=None,
@@ -48,6 +49,11 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1, description="largest dataset file")
+    queue_tokens: int = Field(
+        default=65_536, ge=1024, description="tokens that may wait for an encoder; a request beyond that is answered with 429"
+    )
+    head_cache_bytes: int = Field(default=512 * 2**20, ge=0, description="heads in memory; those used longest ago go first")
+    answer_cache_bytes: int = Field(default=0, ge=0, description="base vectors of the last questions in memory; 0: none")
     cpu_threads: int | None = Field(default=None, ge=1, description="threads of one matrix product; default: torch's choice")
 
     @property

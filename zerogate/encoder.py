@@ -1,11 +1,13 @@
 """A frozen sentence-transformers model that turns texts into base vectors.
 
-The transformer runs in bf16 where the processor has it; pooling and normalisation always run in fp32
-(all-MiniLM-L6-v2: 2.8 x faster than fp32, cosine to the fp32 output >= 0.9999).
+The transformer runs in bf16 where the processor has it; pooling and normalisation always run in fp32 (all-MiniLM-L6-v2: cosine
+to the fp32 output >= 0.9999).
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -15,23 +17,25 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from transformers.utils import logging as transformers_logging
 
+from zerogate.encoder_bert import packed
 from zerogate.encoder_files import EncoderFiles, Role, describe_encoder
+from zerogate.encoder_reading import TokenReader, passes, reader_of
 from zerogate.errors import EncoderMismatch
 from zerogate.precision import Dtype, best_device, best_dtype
 
-# Small batches of equal length fill two cores and waste nothing on padding; one batch takes about 25 ms, so that a
-# waiting request gets its turn soon. 1,024 tokens measured best on the standard library's docstrings.
-_TOKENS_PER_BATCH = 1024
+# Enough to fill two cores; one pass takes about 50 ms, so that a waiting request gets its turn soon. 2,048 give 4 % more.
+_TOKENS_PER_PASS = 1536
 # A GPU wants far larger ones; not measured yet.
-_TOKENS_PER_GPU_BATCH = 32_768
-_CHARACTERS_PER_TOKEN = 4
+_TOKENS_PER_GPU_PASS = 32_768
+# Enough of them for rows of equal length to find each other, few enough to hold the tokens of two such chunks.
+_TEXTS_READ_AHEAD = 2048
 
 
 class Encoder:
     """Gives base vectors: (n, dim) float32 with unit rows.
 
-    The same text in another batch may differ in the last bits of bf16 (up to 1.5e-3 a component, cosine 0.99997).
-    Safe to share between threads: batches of different callers alternate.
+    The same text in another pass may differ in the last bits of bf16 (up to 1.5e-3 a component, cosine 0.99997).
+    Safe to share between threads: they read their texts at once, and the passes of different callers alternate.
     """
 
     def __init__(
@@ -50,10 +54,13 @@ class Encoder:
         self.files = describe_encoder(source, prompts=prompts, max_length=max_length) if isinstance(source, str) else source
         self.device = best_device() if device is None else torch.device(device)
         self.dtype: Dtype = dtype or best_dtype(self.device)
-        self._tokens_per_batch = _TOKENS_PER_BATCH if self.device.type == "cpu" else _TOKENS_PER_GPU_BATCH
+        self._tokens_per_pass = _TOKENS_PER_PASS if self.device.type == "cpu" else _TOKENS_PER_GPU_PASS
         self._lock = threading.Lock()
         self._model = _load(self.files, self.device, self.dtype)
         self._normalised = isinstance(self._model[-1], Normalize)
+        self._reader = reader_of(self._model, self.files.prompts.values(), self.files.max_length)
+        self._packed = packed(self._model[0]) if isinstance(self._reader, TokenReader) else None
+        self._behind = list(self._model)[1:]  # the modules behind the transformer
 
     @property
     def fingerprint(self) -> str:
@@ -72,55 +79,70 @@ class Encoder:
     ) -> NDArray[np.float32]:
         """Base vectors of the texts, in their order: (n, dim) float32, unit rows.
 
-        role: chooses the prompt. on_batch: called after every batch with the positions and vectors just made; may raise to stop.
+        role: chooses the prompt. on_batch: called after every pass with the positions and vectors just made; may raise to stop.
         """
-        prompt = self.files.prompts.get(role)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        for positions in _batches(texts, self.files.max_length, self._tokens_per_batch):
-            vectors[positions] = self._encode_batch([texts[position] for position in positions], prompt)
-            if on_batch is not None:
-                on_batch(positions, vectors[positions])
+        with closing(self._rows_ahead(texts, role)) as chunks:
+            for start, rows in chunks:
+                for batch in passes([len(row) for row in rows], self._tokens_per_pass):
+                    positions = [start + number for number in batch]
+                    vectors[positions] = made = self._pass([rows[number] for number in batch], role)
+                    if on_batch is not None:
+                        on_batch(positions, made)
         return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens that the encoder reads of each text, special tokens included and cut at its maximum length."""
-        if not texts:  # the tokenizer of a batch of nothing raises IndexError
-            return []
-        with self._lock:
-            rows = self._model.tokenizer(list(texts), truncation=True, max_length=self.files.max_length)["input_ids"]
-        return [len(row) for row in rows]
+        return [len(row) for row in self._reader.rows(texts, "")]
 
     def tokenize(self, texts: Sequence[str], *, role: Role) -> list[list[int]]:
-        """The ids that the encoder reads of each text: prompt and special tokens included, cut at its maximum length."""
-        if not texts:
-            return []
-        prompt = self.files.prompts.get(role) or ""
-        with self._lock:
-            told = self._model.tokenizer([prompt + text for text in texts], truncation=True, max_length=self.files.max_length)
-        return [list(row) for row in told["input_ids"]]
+        """The ids that the encoder reads of each text: prompt and special tokens included, cut at its maximum length.
+
+        Of a model that reads more than ids the rows also remember their texts: hand them on as they are, do not copy them.
+        """
+        return [*self._reader.rows(texts, self._prompt(role))]
 
     def encode_tokens(self, rows: Sequence[Sequence[int]], *, role: Role) -> NDArray[np.float32]:
-        """Base vectors of the rows that `tokenize` gave for the role, in one pass: (n, dim) float32, unit rows."""
-        longest = max(map(len, rows))
-        ids = torch.zeros((len(rows), longest), dtype=torch.long)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row)
-            mask[number, : len(row)] = 1
-        with self._lock, torch.inference_mode():
-            features = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-            vectors = self._model(features)["sentence_embedding"].float()
-            if not self._normalised:
-                vectors = torch.nn.functional.normalize(vectors, dim=1)
-            found: NDArray[np.float32] = vectors.cpu().numpy()
-        return found
+        """Base vectors of the rows that `tokenize` gave for the role, in their order: (n, dim) float32, unit rows.
 
-    def _encode_batch(self, texts: list[str], prompt: str | None) -> NDArray[np.float32]:
-        # One batch at a time: a fast tokenizer that two threads borrow raises, and two forward passes only slow each other down.
+        Rows of very different lengths run in several passes.
+        """
+        vectors = np.empty((len(rows), self.dim), dtype=np.float32)
+        for positions in passes([len(row) for row in rows], self._tokens_per_pass):
+            vectors[positions] = self._pass([rows[position] for position in positions], role)
+        return vectors
+
+    def _prompt(self, role: Role) -> str:
+        return self.files.prompts.get(role, "")
+
+    def _rows_ahead(self, texts: Sequence[str], role: Role) -> Generator[tuple[int, list[list[int]]]]:
+        """The first position and the rows of each chunk; the next one is read in a thread while the caller works on this one."""
+
+        def read(start: int) -> list[list[int]]:
+            return self.tokenize(texts[start : start + _TEXTS_READ_AHEAD], role=role)
+
+        if len(texts) <= _TEXTS_READ_AHEAD:
+            yield 0, read(0)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as thread:
+            coming = thread.submit(read, 0)
+            for start in range(0, len(texts), _TEXTS_READ_AHEAD):
+                rows = coming.result()
+                coming = thread.submit(read, start + _TEXTS_READ_AHEAD)  # nothing, behind the last one
+                yield start, rows
+
+    def _pass(self, rows: Sequence[Sequence[int]], role: Role) -> NDArray[np.float32]:
+        features = self._reader.features(rows, self._prompt(role))
+        # One pass at a time: two only slow each other down.
         with self._lock, torch.inference_mode():
-            features = self._model.preprocess(texts, prompt=prompt)
             features = {name: _to_device(value, self.device) for name, value in features.items()}
-            vectors = self._model(features)["sentence_embedding"].float()  # (n, dim)
+            if self._packed is None:
+                features = self._model(features)
+            else:
+                features["token_embeddings"] = self._packed(features["input_ids"], features["attention_mask"])
+                for module in self._behind:
+                    features = module(features)
+            vectors = features["sentence_embedding"].float()  # (n, dim)
             if not self._normalised:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
             found: NDArray[np.float32] = vectors.cpu().numpy()
@@ -153,15 +175,6 @@ def _tokens_to_fp32(_module: torch.nn.Module, _inputs: Any, features: dict[str, 
 
 
 def _to_device(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-
-
-def _batches(texts: Sequence[str], max_length: int, tokens_per_batch: int) -> Iterator[list[int]]:
-    """Positions of texts of about equal length, longest first; a batch holds about so many tokens with padding."""
-    lengths = [min(len(text) // _CHARACTERS_PER_TOKEN + 2, max_length) for text in texts]
-    order = sorted(range(len(texts)), key=lambda position: -lengths[position])
-    start = 0
-    while start < len(order):
-        size = max(1, tokens_per_batch // lengths[order[start]])
-        yield order[start : start + size]
-        start += size
+    if device.type != "cuda" or not isinstance(value, torch.Tensor):
+        return value
+    return value.pin_memory().to(device, non_blocking=True)

@@ -5,17 +5,34 @@ import time
 from collections import OrderedDict
 
 import structlog
+from sqlalchemy import Integer, bindparam, func, select
+from sqlalchemy.orm import Session
 
 from service.db import Database
 from service.embeddings.loaded_models import VersionFacts
 from service.embeddings.operations import choose_version
 from service.errors import Unavailable
+from service.names import parse_ref
+from service.tables import EncoderRow, Model, Version
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _KEPT = 4096  # of about 5 kB, the manifest
 # To ask a database that is silent can take seconds, and many requests would wait for it at once.
 _ASK_AGAIN_SECONDS = 1.0
+
+# Which version a name means now, and where its encoder's files are: all that may change. A version itself never does, so one that
+# is remembered need not be read again: 0.15 ms instead of 0.4.
+_MEANT = (
+    select(Version.id, EncoderRow.source, EncoderRow.revision)
+    .join(Model, Version.model_id == Model.id)
+    .join(EncoderRow, Model.encoder_id == EncoderRow.id)
+    .where(
+        Model.project_id == bindparam("project_id"),
+        Model.name == bindparam("name"),
+        Version.number == func.coalesce(bindparam("number", type_=Integer), Model.live_version),
+    )
+)
 
 
 class KnownVersions:
@@ -36,6 +53,8 @@ class KnownVersions:
             return known
         try:
             with self._database.read() as session:
+                if known is not None and collection is None and _is_meant(session, project_id, model, known):
+                    return known
                 found = choose_version(session, project_id, model, collection=collection)
         except Unavailable:
             self._away_until = time.monotonic() + _ASK_AGAIN_SECONDS
@@ -49,3 +68,9 @@ class KnownVersions:
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         return found
+
+
+def _is_meant(session: Session, project_id: str, model: str, known: VersionFacts) -> bool:
+    ref = parse_ref(model)
+    meant = session.execute(_MEANT, {"project_id": project_id, "name": ref.name, "number": ref.version}).first()
+    return meant is not None and tuple(meant) == (known.version_id, known.encoder.source, known.encoder.revision)

@@ -1,8 +1,9 @@
 """The encoders and heads that this process holds in memory. The only place in `service/` that reaches torch."""
 
 import threading
-from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 import zerogate
 from service.artifacts import Artifacts
+from service.embeddings.batcher import Batcher, Map, Row, Vectors
+from service.embeddings.known_vectors import KnownVectors
+from service.embeddings.resident_heads import ResidentHeads
 from service.errors import NotFound, ServiceError, Unavailable
 from service.settings import Settings
 from zerogate.encoder_files import EncoderFiles, Role, describe_encoder
@@ -19,9 +23,6 @@ from zerogate.head_files import HEAD_FILE, load_head
 
 # Before the key of an encoder's files, in its row's `source`, where they stand among the artifacts.
 STORED = "artifacts:"
-
-# A head of 384 dimensions that is folded takes 0.6 MB, one of 1,024 takes 4 MB.
-_HEADS_KEPT = 128
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,22 @@ class VersionFacts:
 
 
 class LoadedModels:
-    """Encoders by fingerprint and heads by version and strength, each loaded once. Safe to share between threads."""
+    """Encoders by fingerprint, each with the passes that requests share, and heads by version and strength; loaded once.
+
+    Safe to share between threads.
+    """
 
     def __init__(self, settings: Settings, artifacts: Artifacts) -> None:
         self._dtype: Literal["float32", "bfloat16"] | None = None if settings.encoder_dtype == "auto" else settings.encoder_dtype
         self._cpu_threads = settings.cpu_threads
-        self._cache = zerogate.EmbeddingCache(settings.embedding_cache_dir)
+        self._cache = zerogate.EmbeddingCache(settings.embedding_cache_dir, max_bytes=settings.embedding_cache_bytes)
         self._artifacts = artifacts
         self._encoders: dict[str, zerogate.CachedEncoder] = {}
-        self._heads: OrderedDict[tuple[str, float], ServedHead] = OrderedDict()  # the last used stands last
+        self._batchers: dict[tuple[str, Role], Batcher] = {}
+        self._max_waiting_tokens = settings.queue_tokens
+        self._heads = ResidentHeads(settings.head_cache_bytes)
+        self._known = KnownVectors(settings.answer_cache_bytes) if settings.answer_cache_bytes else None
         self._loading = threading.Lock()
-        self._heads_lock = threading.Lock()
 
     def encoder(self, facts: EncoderFacts) -> "zerogate.CachedEncoder":
         """The encoder with its cache. It is loaded when a text must be read that the cache lacks, or tokens must be counted.
@@ -86,57 +92,103 @@ class LoadedModels:
                 self._encoders[facts.fingerprint] = zerogate.CachedEncoder(self._prepared(facts), self._cache)
             return self._encoders[facts.fingerprint]
 
+    def batcher(self, facts: EncoderFacts, role: Role) -> Batcher:
+        """What runs the encoder's passes for requests of this role."""
+        key = facts.fingerprint, _lane(facts, role)
+        found = self._batchers.get(key)
+        if found is not None:
+            return found
+        encoder = self.encoder(facts).encoder
+
+        def encode(rows: Sequence[Row]) -> Vectors:
+            made = encoder.encode_tokens(rows, role=role)
+            if self._known is not None:
+                self._known.put(key, rows, made)
+            return made
+
+        with self._loading:
+            if key not in self._batchers:
+                self._batchers[key] = Batcher(encode, max_waiting_tokens=self._max_waiting_tokens)
+            return self._batchers[key]
+
+    def batchers(self) -> list[Batcher]:
+        """Those that there are by now."""
+        return list(self._batchers.values())
+
+    def lookup(
+        self, facts: EncoderFacts, texts: Sequence[str], rows: Sequence[Row], *, role: Role
+    ) -> tuple[Vectors, NDArray[np.bool_]]:
+        """Base vectors that need no pass, (n, dim) float32, and, (n,) bool, which these are; the others are undefined.
+
+        rows: the texts' tokens.
+        """
+        vectors, found = self.encoder(facts).lookup(texts, role=role)
+        if self._known is not None:
+            for place, vector in enumerate(self._known.get((facts.fingerprint, _lane(facts, role)), rows)):
+                if vector is not None:
+                    vectors[place], found[place] = vector, True
+        return vectors, found
+
+    def is_loaded(self, version: VersionFacts, *, role: Role, strength: float | None = None) -> bool:
+        """Whether requests like this one came before, and need no files now."""
+        if (version.encoder.fingerprint, _lane(version.encoder, role)) not in self._batchers:
+            return False
+        dial = version.strength if strength is None else strength
+        return _keeps_base(version, role) or dial == 0.0 or self._heads.holds((version.version_id, dial))
+
     def head(self, version: VersionFacts, strength: float) -> ServedHead:
         """The version's head with its dial at `strength`. Raises ServiceError when its file is damaged."""
-        key = (version.version_id, strength)
-        with self._heads_lock:
-            if key in self._heads:
-                self._heads.move_to_end(key)
-                return self._heads[key]
-        loaded = self._load_head(version).at_strength(strength)
-        with self._heads_lock:
-            self._heads[key] = loaded
-            while len(self._heads) > _HEADS_KEPT:
-                self._heads.popitem(last=False)
-        return loaded
 
-    def vectors(
-        self, version: VersionFacts, base: NDArray[np.float32], *, role: Role, strength: float | None = None
-    ) -> NDArray[np.float32]:
-        """The version's vectors of base vectors: (n, version.dim) float32, unit rows.
+        def load() -> tuple[ServedHead, int]:
+            weights = self._read_head(version)
+            try:
+                head = load_head(weights, version.manifest, encoder_fingerprint=version.encoder.fingerprint)
+            except InvalidHead as error:  # our file, so not the caller's fault
+                raise ServiceError(f"{version.model}@{version.number} cannot be served: {error}", code="head_damaged") from error
+            return head.at_strength(strength), len(weights)
+
+        return self._heads.get((version.version_id, strength), load)
+
+    def map_of(self, version: VersionFacts, *, role: Role, strength: float | None = None) -> Map | None:
+        """What makes the version's vectors of base vectors, (n, dim) to (n, version.dim) float32, unit rows; None: nothing to do.
 
         Version 0 and strength 0 give the base untouched (with zeros behind it where the head appends numbers), and so do the
         documents of a version that maps queries only. strength: the dial in place of the version's own.
         """
+        if _keeps_base(version, role):
+            return None
         dial = version.strength if strength is None else strength
-        if version.number == 0 or (version.query_only and role == "document"):
-            return base
         if dial == 0.0:
-            return np.pad(base, ((0, 0), (0, version.dim - base.shape[1])))
-        return self.head(version, dial).vectors(base)
+            return None if version.dim == version.encoder.dim else partial(_padded, dim=version.dim)
+        return self.head(version, dial).vectors
+
+    def vectors(self, version: VersionFacts, base: Vectors, *, role: Role, strength: float | None = None) -> Vectors:
+        """The version's vectors of base vectors: (n, version.dim) float32, unit rows. See `map_of`."""
+        then = self.map_of(version, role=role, strength=strength)
+        return base if then is None else then(base)
 
     def forget(self, fingerprint: str) -> None:
         """Let go of an encoder, whose files are about to move; whoever needs it next loads it again."""
         with self._loading:
             self._encoders.pop(fingerprint, None)
+            closed = [self._batchers.pop(key) for key in list(self._batchers) if key[0] == fingerprint]
+        for batcher in closed:
+            batcher.close()
 
     def close(self) -> None:
         """Forget everything and close the cache."""
-        self._encoders.clear()
+        for fingerprint in {fingerprint for fingerprint, _ in self._batchers} | set(self._encoders):
+            self.forget(fingerprint)
         self._heads.clear()
         self._cache.close()
 
-    def _load_head(self, version: VersionFacts) -> ServedHead:
+    def _read_head(self, version: VersionFacts) -> bytes:
         try:
-            weights = self._artifacts.read(f"{version.artifact_key}/{HEAD_FILE}")
+            return self._artifacts.read(f"{version.artifact_key}/{HEAD_FILE}")
         except NotFound as error:  # the operator's files, so not the caller's fault
             raise Unavailable(
                 f"{version.model}@{version.number} cannot be served: {error.message}", code="head_missing"
             ) from error
-        try:
-            return load_head(weights, version.manifest, encoder_fingerprint=version.encoder.fingerprint)
-        except InvalidHead as error:  # our file, so not the caller's fault
-            raise ServiceError(f"{version.model}@{version.number} cannot be served: {error}", code="head_damaged") from error
 
     def _prepared(self, facts: EncoderFacts) -> "zerogate.LazyEncoder":
         if self._cpu_threads is not None and not self._encoders:
@@ -162,3 +214,17 @@ class LoadedModels:
                 code="encoder_changed",
             )
         return files
+
+
+def _lane(facts: EncoderFacts, role: Role) -> Role:
+    """Roles that read the same tokens share their passes."""
+    return role if facts.prompts.get("query") != facts.prompts.get("document") else "document"
+
+
+def _keeps_base(version: VersionFacts, role: Role) -> bool:
+    return version.number == 0 or (version.query_only and role == "document")
+
+
+def _padded(base: Vectors, *, dim: int) -> Vectors:
+    """The base vectors with zeros behind them: (n, dim)."""
+    return np.pad(base, ((0, 0), (0, dim - base.shape[1])))

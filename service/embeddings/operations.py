@@ -1,6 +1,7 @@
 """Turning texts into a version's vectors for one request."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,31 @@ class Embedded:
 
     vectors: NDArray[np.float32]
     tokens: int
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A request whose texts were read.
+
+    tokens: of all texts together. found: (n,) bool, whose vectors were known. known: theirs, (m, dim) float32, unit rows. rest:
+    gives the others, unless all were known.
+    """
+
+    tokens: int
+    found: NDArray[np.bool_]
+    known: NDArray[np.float32]
+    rest: Future[NDArray[np.float32]] | None
+
+    def result(self) -> Embedded:
+        """All vectors, in the order of the texts; waits for the rest."""
+        if self.rest is None:
+            return Embedded(self.known, self.tokens)
+        made = self.rest.result()
+        if len(made) == len(self.found):
+            return Embedded(made, self.tokens)
+        vectors = np.empty((len(self.found), made.shape[1]), dtype=np.float32)
+        vectors[self.found], vectors[~self.found] = self.known, made
+        return Embedded(vectors, self.tokens)
 
 
 def choose_version(session: Session, project_id: str, model: str, *, collection: str | None = None) -> VersionFacts:
@@ -81,13 +107,27 @@ def check_dimensions(version: VersionFacts, dimensions: int | None) -> None:
         )
 
 
+def begin(
+    models: LoadedModels, version: VersionFacts, texts: Sequence[str], *, role: Role, strength: float | None = None
+) -> Begun:
+    """Read the texts, and hand those whose vectors are not known to the encoder's next pass.
+
+    Raises TooManyRequests, and Unavailable when the encoder or the head cannot be loaded.
+    """
+    rows = models.encoder(version.encoder).encoder.tokenize(texts, role=role)
+    base, found = models.lookup(version.encoder, texts, rows, role=role)
+    then = models.map_of(version, role=role, strength=strength)
+    missing = [row for row, is_found in zip(rows, found.tolist(), strict=True) if not is_found]
+    rest = models.batcher(version.encoder, role).submit(missing, then) if missing else None
+    known = base[found]
+    return Begun(sum(map(len, rows)), found, known if then is None else then(known), rest)
+
+
 def embed(
     models: LoadedModels, version: VersionFacts, texts: Sequence[str], *, role: Role, strength: float | None = None
 ) -> Embedded:
-    """The version's vectors of the texts, through the cache."""
-    encoder = models.encoder(version.encoder)
-    base = encoder.lookup_or_encode(texts, role=role)
-    return Embedded(models.vectors(version, base, role=role, strength=strength), sum(encoder.encoder.count_tokens(texts)))
+    """The version's vectors of the texts; waits for the pass that makes those which are not known. Raises as `begin` does."""
+    return begin(models, version, texts, role=role, strength=strength).result()
 
 
 def served_name(version: VersionFacts, strength: float | None) -> str | None:

@@ -38,6 +38,7 @@ _MEANINGS = {
     409: "The state does not allow this, or (with Retry-After) the same request is still running.",
     413: "The body is larger than this route takes.",
     422: "The Idempotency-Key came back with another request.",
+    429: "Too much is waiting for the encoder; ask again after Retry-After.",
     503: "An outside system does not answer; ask again after Retry-After.",
 }
 

@@ -35,7 +35,7 @@ def newest_first(
     Raises InvalidRequest when `after` is no row of this list: page one again would loop for ever.
     """
     if after is not None:
-        if session.execute(query.where(key == after)).first() is None:
+        if session.execute(query.with_only_columns(key).where(key == after)).first() is None:
             raise InvalidRequest(f"'after' is {after!r}, which is no id of this list", param="after")
         query = query.where(key < after)
     rows = session.scalars(query.order_by(key.desc()).limit(limit + 1)).all()

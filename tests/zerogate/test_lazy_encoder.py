@@ -52,7 +52,7 @@ def test_it_gives_what_the_encoder_gives_and_loads_it_once(encoder: Encoder, cac
     found = cached.encode(TEXTS, role="query")
 
     assert found.tobytes() == expected.encode(TEXTS, role="query").tobytes()
-    assert cached.lookup_or_encode(["Another one"], role="document").shape == (1, 384)
+    assert cached.encode(["Another one"], role="document").shape == (1, 384)
     assert cached.encoder.count_tokens(TEXTS) == encoder.count_tokens(TEXTS)
     assert (cached.encoder.dtype, cached.encoder.device) == (expected.dtype, expected.device)
     assert find.calls == 1
@@ -64,7 +64,7 @@ def test_what_is_in_the_cache_needs_no_encoder(cache: EmbeddingCache) -> None:
     cached = CachedEncoder(lazy(find), cache)
 
     assert cached.encode(TEXTS, role="query").tobytes() == first.tobytes()
-    assert cached.lookup_or_encode(TEXTS, role="query").tobytes() == first.tobytes()
+    assert cached.lookup(TEXTS, role="query")[0].tobytes() == first.tobytes()
     assert find.calls == 0
 
     assert cached.encoder.files == FILES
@@ -115,7 +115,7 @@ guard = make_guard("scored", [{"sentence1": f"q{n}", "sentence2": f"q{n + 1}", "
 texts = {"query": [*task.queries, *guard.queries], "document": task.documents}
 if sys.argv[2] == "fill":
     for role, some in texts.items():
-        keys = [cached._key(text, role) for text in some]
+        keys = cached._keys(some, role)
         cached._cache.put(keys, np.random.default_rng(1).normal(size=(len(some), 8)).astype(np.float32))
 else:
     vectors, guarded = (
