@@ -139,12 +139,12 @@ def encode(encoder: "CachedEncoder", task: Task, guard: Guard, on_progress: OnPr
         return tell
 
     vectors = Vectors(
-        encoder.encode(task.queries, role="query", on_progress=progress("encode queries")),
-        encoder.encode(task.documents, role="document", on_progress=progress("encode documents")),
+        encoder.matrix(task.queries, role="query", on_progress=progress("encode queries")),
+        encoder.matrix(task.documents, role="document", on_progress=progress("encode documents")),
     )
     guard_vectors = Vectors(
-        encoder.encode(guard.queries, role="query", on_progress=progress("encode the guard")),
-        encoder.encode(guard.documents, role="document", on_progress=progress("encode the guard's documents")),
+        encoder.matrix(guard.queries, role="query", on_progress=progress("encode the guard")),
+        encoder.matrix(guard.documents, role="document", on_progress=progress("encode the guard's documents")),
     )
     texts = sum(len(side) for side in (task.queries, task.documents, guard.queries, guard.documents))
     return Encoded(vectors, guard_vectors, time.perf_counter() - started, texts, sum(missing.values()))

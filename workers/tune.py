@@ -126,17 +126,18 @@ def _weigh(
     def progress(done: int, total: int) -> None:
         supervise("encode with the tuned encoder", done, total)
 
-    def vectors(queries: list[str], documents: list[str]) -> Vectors:
-        encode: Callable[..., Any] = tuned.encode
+    def vectors(encode: Callable[..., Any], queries: list[str], documents: list[str]) -> Vectors:
         return Vectors(
             encode(queries, role="query", on_progress=progress), encode(documents, role="document", on_progress=progress)
         )
 
     placed = task.test
     after = vectors(
-        [task.queries[place] for place in placed.queries.tolist()], [task.documents[place] for place in placed.documents.tolist()]
+        tuned.encode,
+        [task.queries[place] for place in placed.queries.tolist()],
+        [task.documents[place] for place in placed.documents.tolist()],
     )
-    guarded = vectors(guard.queries, guard.documents)
+    guarded = vectors(tuned.matrix, guard.queries, guard.documents)
     base, better = placed.test.evaluate(placed.of(encoded.task)), placed.test.evaluate(after)
     lost = forgetting(guard.reporting.evaluate(encoded.guard), guard.reporting.evaluate(guarded))
     judged = Judged(base, better, zerogate.judge(base, better), lost, drift(encoded.guard.queries, guarded.queries))

@@ -153,7 +153,7 @@ def test_another_fingerprint_has_entries_of_its_own(cached: CachedEncoder, cache
 
 def test_no_texts_give_no_rows(cached: CachedEncoder) -> None:
     assert cached.encode([], role="query").shape == (0, 384)
-    assert cached.lookup_or_encode([], role="query").shape == (0, 384)
+    assert cached.lookup([], role="query")[0].shape == (0, 384)
 
 
 def flipped(entry: bytes) -> bytes:
@@ -231,18 +231,16 @@ def test_what_was_encoded_before_a_stop_is_kept_and_the_rest_goes_on_from_there(
     np.testing.assert_allclose(found, encoder.encode(texts, role="document"), atol=1e-6)
 
 
-def test_a_lookup_finds_what_is_there_and_stores_nothing(cached: CachedEncoder, counting: CountingEncoder) -> None:
+def test_a_lookup_finds_what_is_there_and_neither_encodes_nor_stores(cached: CachedEncoder, counting: CountingEncoder) -> None:
     stored = cached.encode(TEXTS[:5], role="query")
     counting.asked.clear()
 
-    found = cached.lookup_or_encode(TEXTS[3:8], role="query")
-    assert counting.asked == TEXTS[5:8]
-    assert found[:2].tobytes() == stored[3:].tobytes()
-    assert found[2:].tobytes() == counting.encode(TEXTS[5:8], role="query").tobytes()
+    found, there = cached.lookup(TEXTS[3:8], role="query")
 
-    counting.asked.clear()
-    cached.encode(TEXTS[:8], role="query")
-    assert counting.asked == TEXTS[5:8]
+    assert there.tolist() == [True, True, False, False, False]
+    assert found[there].tobytes() == stored[3:].tobytes()
+    assert counting.asked == []
+    assert cached.lookup(TEXTS[5:8], role="query")[1].tolist() == [False] * 3
 
 
 def test_threads_share_one_cache(cache: EmbeddingCache) -> None:
@@ -330,26 +328,6 @@ def test_what_a_killed_writer_had_stored_is_whole(tmp_path: Path) -> None:
     assert found.tobytes() == expected.tobytes()
 
 
-def test_a_full_cache_keeps_what_it_has_and_keeps_working(counting: CountingEncoder, tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, max_bytes=256 * 1024)
-    kept_keys, kept = numbered_entries("kept", 40)
-    cache.put(kept_keys, kept)
-
-    cache.put(*numbered_entries("too many", 500))  # 770 kB
-    cached = CachedEncoder(counting, cache)
-    many = TEXTS + [f"text {number}" for number in range(120)]
-    found = [cached.encode(many, role="document") for _ in range(2)]
-
-    there, is_there = cache.get(kept_keys, 384)
-    assert is_there.all()
-    assert there.tobytes() == kept.tobytes()
-    expected = counting.encode(many, role="document")
-    for one in found:
-        np.testing.assert_allclose(one, expected, atol=1e-6)
-    assert (tmp_path / "data.mdb").stat().st_size <= 256 * 1024
-    cache.close()
-
-
 NO_ROOM = """
 import resource, signal, sys
 from pathlib import Path
@@ -391,6 +369,12 @@ class Refusing:
 
     def __init__(self, error: Exception) -> None:
         self._error = error
+
+    def stat(self) -> dict[str, int]:
+        return {"branch_pages": 1, "leaf_pages": 1, "overflow_pages": 0}
+
+    def reader_check(self) -> int:
+        return 0
 
     def begin(self, **_: object) -> None:
         raise self._error
