@@ -48,8 +48,7 @@ def ready_versions(session: Session, collection: Collection) -> set[int]:
 
 def query_only_versions(session: Session, model_id: str) -> set[int]:
     """The numbers of the model's versions whose documents keep their base vectors."""
-    is_query_only = Version.manifest["query_only"].as_boolean().is_(True)
-    return set(session.scalars(select(Version.number).where(Version.model_id == model_id, is_query_only)))
+    return set(session.scalars(select(Version.number).where(Version.model_id == model_id, Version.query_only)))
 
 
 def serving_version(session: Session, collection: Collection) -> int:

@@ -4,9 +4,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.embeddings.loaded_models import VersionFacts
+from service.collections.standings import Standing
+from service.collections.targets import Path
+from service.embeddings.schemas import Strength
 from service.http.bodies import Body
-from service.tables import Collection, CollectionVector
+from service.names import vector_name
 from service.vectors.engine import FieldType, Hit, IndexSettings
 
 
@@ -60,7 +62,7 @@ class DeleteDocumentsRequest(Body):
 
 
 class SearchRequest(Body):
-    """Search by a text or by a vector of the serving version."""
+    """Search by a text, or by a vector: of `version`, else of the one that the collection serves by name."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -80,7 +82,8 @@ class SearchRequest(Body):
     filter: dict[str, Any] | None = Field(
         default=None, description="a Qdrant filter object over document_id, text_sha256 and metadata.*"
     )
-    version: int | None = Field(default=None, ge=0, description="another version whose vectors are ready here")
+    version: int | None = Field(default=None, ge=0, description="another version than the live one, promoted or not")
+    strength: Strength | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "SearchRequest":
@@ -98,10 +101,23 @@ class VectorNameAnswer(BaseModel):
     points: int
 
 
-class CollectionAnswer(BaseModel):
-    """A collection. Who queries Qdrant directly uses `qdrant_collection` and the vector name of `serving`.
+class TextSearchAnswer(BaseModel):
+    """What searches by a text use when they name no version: the live version, at once.
 
-    `version` is the one that searches use; one that maps queries only is served by the named vector `base`.
+    path: `instant` until the version's own vectors are ready (its documents' vectors are computed from `base` as they are
+    needed), then `indexed`.
+    """
+
+    version: str
+    path: Path
+
+
+class CollectionAnswer(BaseModel):
+    """A collection. `search` tells what searches by a text use.
+
+    Who queries Qdrant directly uses `qdrant_collection`, the vector name of `serving`, and vectors of its `version` (which
+    `POST /v1/embeddings` gives with `collection`): the live version as soon as its vectors are ready, until then the one before.
+    One that maps queries only is served by the named vector `base`.
     """
 
     id: str
@@ -116,6 +132,7 @@ class CollectionAnswer(BaseModel):
     building: list[str]
     serving: str
     version: str
+    search: TextSearchAnswer
     vectors: list[VectorNameAnswer]
     created: int
 
@@ -131,31 +148,36 @@ class HitAnswer(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    """Hits, best first, and what they were found with."""
+    """Hits, best first, and what they were found with.
+
+    vector_name: the named vector that was searched. path: `instant` where that was `base` in place of the version's own, and
+    the scores are those that its vectors will have.
+    """
 
     object: Literal["list"] = "list"
     data: list[HitAnswer]
     version: str
+    strength: float
     vector_name: str
-    path: Literal["indexed", "instant"]
+    path: Path
 
 
-def collection_answer(
-    row: Collection, served: VersionFacts, vectors: list[CollectionVector], *, points: int, serving: str
-) -> CollectionAnswer:
+def collection_answer(found: Standing) -> CollectionAnswer:
     """The answer for one collection."""
+    row, vectors = found.collection, found.vectors
     return CollectionAnswer(
         id=row.name,
         name=row.name,
-        model=served.model,
+        model=found.model,
         qdrant_collection=row.qdrant_collection,
         indexes=row.indexes,
         settings=row.settings,
-        points=points,
+        points=vectors[0].points,
         ready=[vector.vector_name for vector in vectors if vector.state == "ready"],
         building=[vector.vector_name for vector in vectors if vector.state == "building"],
-        serving=serving,
-        version=f"{served.model}@{served.number}",
+        serving="base" if found.serves_base else vector_name(found.serving),
+        version=f"{found.model}@{found.serving}",
+        search=TextSearchAnswer(version=f"{found.model}@{found.by_text}", path=found.path),
         vectors=[
             VectorNameAnswer(name=vector.vector_name, version=vector.version, state=vector.state, points=vector.points)
             for vector in vectors

@@ -1,51 +1,18 @@
 """Searching a collection with the vectors of one version."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy.orm import Session
 
-from service.collections.queries import get_collection, ready_versions, serving_version, vector_rows
-from service.embeddings.loaded_models import VersionFacts
-from service.embeddings.operations import check_texts, embed, serving_name
-from service.errors import Conflict, InvalidRequest, NotFound
-from service.models.queries import served_version
-from service.names import Ref
+from service.collections.queries import get_collection, vector_rows
+from service.collections.targets import Target, choose_target
+from service.embeddings.operations import check_texts, embed
+from service.errors import InvalidRequest, NotFound
 from service.resources import Resources
-from service.tables import Model
 from service.vectors.engine import Hit
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a search goes; plain values. All vectors of one search are of this version: query and documents."""
-
-    qdrant_collection: str
-    vector_name: str
-    version: VersionFacts
-
-
-def choose_target(session: Session, project_id: str, name: str, *, version: int | None) -> Target:
-    """The named vector to search: of the version asked for, else of the one that the collection serves.
-
-    Raises NotFound, and Conflict when the version asked for is not ready here, naming those that are.
-    """
-    collection = get_collection(session, project_id, name)
-    model = session.get_one(Model, collection.model_id)
-    if version is not None:
-        ready = sorted(ready_versions(session, collection))
-        if version not in ready:
-            raise Conflict(
-                f"version {version} of '{model.name}' is not ready in collection '{name}'; "
-                f"ready are {', '.join(map(str, ready))}",
-                code="version_not_ready",
-                param="version",
-            )
-    chosen = serving_version(session, collection) if version is None else version
-    facts = served_version(session, project_id, Ref(model.name, chosen))
-    return Target(collection.qdrant_collection, serving_name(facts), facts)
+from zerogate.folded import FoldedHead
+from zerogate.instant import best_of, candidates_for, first_stage_query, wider
 
 
 def search(
@@ -54,32 +21,66 @@ def search(
     collection: str,
     *,
     version: int | None,
+    strength: float | None,
     query: str | None,
     vector: list[float] | None,
     limit: int,
     where: dict[str, Any] | None,
 ) -> tuple[Target, list[Hit]]:
-    """The best documents for a text, or for a vector of the same version; and where they were searched."""
+    """The best documents for a text, or for a vector of the same version; and where they were searched. See `choose_target`."""
+
+    def chosen() -> Target:
+        with resources.database.read() as session:  # closed before the encoder works
+            return choose_target(session, project_id, collection, version=version, strength=strength, by_text=query is not None)
 
     def attempt() -> tuple[Target, list[Hit]]:
-        with resources.database.read() as session:  # closed before the encoder works
-            target = choose_target(session, project_id, collection, version=version)
+        target = chosen()
         if query is not None:
-            found = embed(resources.models, target.version, check_texts(query, param="query"), role="query").vectors[0]
+            texts = check_texts(query, param="query")
+            found = embed(resources.models, target.version, texts, role="query", strength=strength).vectors[0]
         else:
             found = _unit_vector(vector or [], target)
-        return target, resources.vectors.search(target.qdrant_collection, target.vector_name, found, limit=limit, where=where)
+        return target, hits_of(resources, target, found, limit=limit, where=where)
 
     try:
         return attempt()
     except NotFound:
+        target = chosen()
         with resources.database.read() as session:
-            target = choose_target(session, project_id, collection, version=version)
             is_empty = not any(row.points for row in vector_rows(session, get_collection(session, project_id, collection).id))
         if is_empty:  # not yet in Qdrant: whoever writes to it first makes it there
             return target, []
-        # A name may be dropped between choosing and searching it; then another one serves now.
+        # A name may be dropped between choosing and searching it; then the version is searched through `base`.
         return attempt()
+
+
+def hits_of(
+    resources: Resources, target: Target, query: NDArray[np.float32], *, limit: int, where: dict[str, Any] | None = None
+) -> list[Hit]:
+    """The best documents for a vector of the target's version and strength, (version.dim,), a unit vector; best first."""
+    if target.path == "instant":
+        return _instant(resources, target, query, limit=limit, where=where)
+    if target.vector_name == "base":
+        query = query[: target.version.encoder.dim]  # with strength 0 only zeros stand behind it
+    return resources.vectors.search(target.qdrant_collection, target.vector_name, query, limit=limit, where=where)
+
+
+def _instant(
+    resources: Resources, target: Target, query: NDArray[np.float32], *, limit: int, where: dict[str, Any] | None
+) -> list[Hit]:
+    """The hits that the version's own vectors would give, from the stored base vectors; see `zerogate.instant`."""
+    vectors, name = resources.vectors, target.qdrant_collection
+    head = cast("FoldedHead", resources.models.head(target.version, target.strength))  # others have no instant target
+    first_stage = first_stage_query(head, query)
+    asked: int | None = candidates_for(limit)
+    while asked is not None:  # once, seldom twice
+        found = vectors.candidates(name, "base", first_stage, limit=asked, where=where)
+        rows, scores = best_of(head, query, found.matrix, limit=limit)
+        asked = wider(rows, asked) if len(found.ids) == asked else None
+    ids = [found.ids[row] for row in rows]
+    payloads = vectors.payloads(name, ids)
+    # One that was deleted between the two reads is no hit any more.
+    return [Hit(key, float(score), payloads[key]) for key, score in zip(ids, scores, strict=True) if key in payloads]
 
 
 def _unit_vector(numbers: list[float], target: Target) -> NDArray[np.float32]:

@@ -1,5 +1,8 @@
 """The embedded vector database: Qdrant Edge, one shard a collection, each in its own folder.
 
+Making a shard takes some 40 ms with every thread standing still, so a new collection is only declared, and its shard is made
+by the first call that needs it.
+
 What a returned write promises: a killed process (kill -9 included) loses nothing. Against power loss the log is synced to
 disk before a write returns and Edge replays it at the next start; what the disk makes of the pages it had not synced is
 not tested here. What Edge cannot do: a second process cannot open the same folder, and nothing is ever compacted.
@@ -7,6 +10,7 @@ not tested here. What Edge cannot do: a second process cannot open the same fold
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -15,8 +19,17 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequest, NotFound, Unavailable
-from service.vectors.edge_collection import EdgeCollection, edge_errors
-from service.vectors.edge_files import create_shard, read_owner, remove_shard, sweep, write_owner
+from service.vectors.edge_collection import PAGE, EdgeCollection, edge_errors
+from service.vectors.edge_files import (
+    Declaration,
+    create_shard,
+    declare,
+    read_declaration,
+    read_owner,
+    remove_collection,
+    sweep,
+    write_owner,
+)
 from service.vectors.edge_filters import edge_filter
 from service.vectors.engine import (
     DEFAULT_INDEX,
@@ -54,8 +67,8 @@ class EdgeEngine:
     ) -> None:
         """See `VectorEngine`. A kill leaves the whole collection or none.
 
-        Nobody else writes into the folder, so a shard with another owner is what a killed process left, and is replaced; one
-        with none is older than the marks, and becomes this owner's.
+        Nobody else writes into the folder, so a collection of another owner is what a killed process left, and is replaced; a
+        shard with none is older than the marks, and becomes this owner's.
         """
         check_collection_name(collection)
         if settings != DEFAULT_INDEX:
@@ -63,12 +76,15 @@ class EdgeEngine:
         path = self._folder / collection
         with self._lock:
             self._require_open()
-            if path.exists() and read_owner(path) not in (owner, None):
+            if read_owner(path) not in (owner, None):
                 self._remove(collection, path)
             if not path.exists():
+                declared = read_declaration(path) or Declaration(owner, {"base": dim}, {})
+                check_same_dim(collection, "base", asked=dim, existing=declared.dims["base"])
                 with edge_errors(collection):
-                    create_shard(path, dim=dim, indexes=indexes, owner=owner)
-            elif read_owner(path) is None:
+                    declare(path, replace(declared, indexes={**indexes, **declared.indexes}))
+                return
+            if read_owner(path) is None:
                 write_owner(path, owner)
         existing = self._collection(collection)
         check_same_dim(collection, "base", asked=dim, existing=existing.dims["base"])
@@ -80,13 +96,13 @@ class EdgeEngine:
         path = self._folder / collection
         with self._lock:
             self._require_open()
-            if path.exists() and read_owner(path) in (owner, None):
+            if read_owner(path) in (owner, None):
                 self._remove(collection, path)
 
     def _remove(self, collection: str, path: Path) -> None:
         if collection in self._open:
             self._open.pop(collection).close()
-        remove_shard(path)
+        remove_collection(path)
 
     @contextmanager
     def bulk_load(self, collection: str) -> Iterator[None]:
@@ -100,6 +116,15 @@ class EdgeEngine:
 
     def add_vector_name(self, collection: str, name: str, *, dim: int) -> None:
         """See `VectorEngine`."""
+        check_collection_name(collection)
+        path = self._folder / collection
+        with self._lock:
+            self._require_open()
+            declared = read_declaration(path)
+            if declared is not None:
+                check_same_dim(collection, name, asked=dim, existing=declared.dims.get(name, dim))
+                declare(path, replace(declared, dims={**declared.dims, name: dim}))
+                return
         self._collection(collection).add_vector_name(name, dim=dim)
 
     def drop_vector_name(self, collection: str, name: str) -> None:
@@ -119,9 +144,11 @@ class EdgeEngine:
         check_ids(ids)
         return self._collection(collection).payloads(ids)
 
-    def scroll(self, collection: str, name: str, *, batch_size: int = 1000) -> Iterator[StoredVectors]:
+    def scroll(
+        self, collection: str, name: str, *, lacking: str | None = None, batch_size: int | None = None
+    ) -> Iterator[StoredVectors]:
         """See `VectorEngine`."""
-        return self._collection(collection).scroll(name, batch_size=batch_size)
+        return self._collection(collection).scroll(name, lacking=lacking, batch_size=batch_size or PAGE)
 
     def count(self, collection: str, *, having: str | None = None) -> int:
         """See `VectorEngine`."""
@@ -144,6 +171,13 @@ class EdgeEngine:
         condition = None if where is None else edge_filter(parse_filter(where))
         return self._collection(collection).search(name, query, limit=limit, condition=condition)
 
+    def candidates(
+        self, collection: str, name: str, query: NDArray[np.float32], *, limit: int, where: Filter | None = None
+    ) -> StoredVectors:
+        """See `VectorEngine`. Exact, as `search` is."""
+        condition = None if where is None else edge_filter(parse_filter(where))
+        return self._collection(collection).candidates(name, query, limit=limit, condition=condition)
+
     def ping(self) -> None:
         """Return when the folder is there and the engine is open."""
         with self._lock:
@@ -164,7 +198,11 @@ class EdgeEngine:
             self._require_open()
             if collection not in self._open:
                 path = self._folder / collection
-                if not path.exists():
+                declared = read_declaration(path)
+                if declared is not None:
+                    with edge_errors(collection):
+                        create_shard(path, declared)
+                elif not path.exists():
                     raise NotFound(f"There is no collection {collection!r} in the vector database.")
                 self._open[collection] = EdgeCollection(collection, path)
             return self._open[collection]

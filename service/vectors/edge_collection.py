@@ -7,6 +7,7 @@ at 200,000), and the space of deleted points is not given back.
 """
 
 import json
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -20,7 +21,7 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequest, NotFound, Unavailable
-from service.vectors.edge_files import INDEX_TYPES, fsync_log
+from service.vectors.edge_files import INDEX_TYPES, fsync_data, fsync_log
 from service.vectors.edge_payloads import from_stored, to_stored
 from service.vectors.engine import FieldType, Hit, Matrix, Payload, Points, StoredVectors
 from service.vectors.refusals import check_ids, check_matrix, check_points, check_query, check_same_dim, dim_of
@@ -29,7 +30,10 @@ Update = edge.UpdateOperation
 PointId = int | UUID | str  # edge.PointId exists for type checkers only.
 
 BATCH = 100  # Points a call: API p99 beside it 18 ms, against 30 ms with 1,000, at the same rate.
-FLUSH_EVERY = 5000  # Points: bounds the log and the time to reopen after a kill (0.2 s) while a flush stays rare.
+# Points of a scroll: its one call takes 7 ms. The fewer pages, the fewer syncs of what is made of them, and the fewer products
+# of matrices, after each of which BLAS's threads wait for the next one for 25 ms on a processor.
+PAGE = 4000
+FLUSH_EVERY = 10_000  # Points: bounds the log and the time to reopen after a kill (0.8 s) while a flush stays rare.
 
 
 class EdgeCollection:
@@ -100,9 +104,10 @@ class EdgeCollection:
 
     def _set_batch(self, name: str, ids: Sequence[str], matrix: Matrix) -> None:
         # Edge raises for a missing id, after it has written the others: leave the missing ones out first.
-        present = {str(record.id) for record in self._shard.retrieve(list[PointId](ids), False, False)}
-        vectors = zip(ids, matrix.tolist(), strict=True)
-        changes = [edge.PointVectors(i, {name: vector}) for i, vector in vectors if i in present]
+        found = self._shard.retrieve(list[PointId](ids), False, False)
+        present = set(ids) if len(found) == len(ids) else {str(record.id) for record in found}
+        # A row at a time: numbers that are freed at once are made again in the same memory, at half the time.
+        changes = [edge.PointVectors(i, {name: row.tolist()}) for i, row in zip(ids, matrix, strict=True) if i in present]
         if changes:
             self._shard.update(Update.update_vectors(changes))
 
@@ -128,11 +133,12 @@ class EdgeCollection:
                 found |= {str(record.id): from_stored(record.payload or {}) for record in records}
         return found
 
-    def scroll(self, name: str, *, batch_size: int) -> Iterator[StoredVectors]:
-        """All points that have the named vector, ordered by id."""
+    def scroll(self, name: str, *, lacking: str | None, batch_size: int) -> Iterator[StoredVectors]:
+        """All points that have the named vector, and not `lacking`, ordered by id."""
         dim = dim_of(name, collection=self._name, dims=self._dims)
-        having = edge.Filter(must=[edge.HasVectorCondition(name)])
-        pages = self._pages(having, vector=name, batch_size=batch_size)
+        without: list[edge.ConditionType] = [] if lacking is None else [edge.HasVectorCondition(lacking)]
+        condition = edge.Filter(must=[edge.HasVectorCondition(name)], must_not=without)
+        pages = self._pages(condition, vector=name, batch_size=batch_size)
         return (_stored_vectors(records, name, dim=dim) for records in pages)
 
     def _pages(self, condition: edge.Filter, *, vector: str | None, batch_size: int) -> Iterator[list[edge.Record]]:
@@ -162,6 +168,16 @@ class EdgeCollection:
             found = self._shard.query(request)
         return [Hit(str(point.id), point.score, from_stored(point.payload or {})) for point in found]
 
+    def candidates(self, name: str, query: NDArray[np.float32], *, limit: int, condition: edge.Filter | None) -> StoredVectors:
+        """What `search` finds, as ids and stored vectors, best first."""
+        check_query(query, name=name, limit=limit)
+        dim = dim_of(name, collection=self._name, dims=self._dims)
+        nearest = edge.Query.Nearest(query.tolist(), using=name)
+        request = edge.QueryRequest(limit=limit, query=nearest, filter=condition, with_payload=False, with_vector=[name])
+        with edge_errors(self._name):
+            found = self._shard.query(request)
+        return _stored_vectors(found, name, dim=dim)
+
     def close(self) -> None:
         """Flush and give the folder back."""
         with self._writing, edge_errors(self._name):
@@ -171,6 +187,7 @@ class EdgeCollection:
     def _settle(self, written: int) -> None:
         self._unflushed += written
         if self._unflushed >= FLUSH_EVERY:
+            fsync_data(self._path)
             self._flush()
         else:
             fsync_log(self._path)
@@ -206,15 +223,16 @@ def _batches(total: int) -> Iterator[slice]:
 
 
 def _edge_points(points: Points, rows: slice) -> list[edge.Point]:
-    names = list(points.vectors)
-    columns = [matrix[rows].tolist() for matrix in points.vectors.values()]
+    batch = zip(range(rows.start, rows.stop), points.ids[rows], points.payloads[rows], strict=False)  # the last one is shorter
     return [
-        edge.Point(i, dict(zip(names, vectors, strict=True)), to_stored(payload))
-        for i, payload, *vectors in zip(points.ids[rows], points.payloads[rows], *columns, strict=True)
+        edge.Point(i, {name: matrix[row].tolist() for name, matrix in points.vectors.items()}, to_stored(payload))
+        for row, i, payload in batch
     ]
 
 
-def _stored_vectors(records: Sequence[edge.Record], name: str, *, dim: int) -> StoredVectors:
-    rows = [cast("dict[str, list[float]]", record.vector)[name] for record in records]
-    matrix = np.array(rows, dtype=np.float32).reshape(len(records), dim)
+def _stored_vectors(records: Sequence[edge.Record | edge.ScoredPoint], name: str, *, dim: int) -> StoredVectors:
+    matrix = np.empty((len(records), dim), np.float32)
+    row = struct.Struct(f"{dim}f")  # It takes a list's numbers in a third of the time of np.array.
+    for place, record in enumerate(records):
+        row.pack_into(matrix.data, place * row.size, *cast("dict[str, list[float]]", record.vector)[name])
     return StoredVectors([str(record.id) for record in records], matrix)

@@ -33,7 +33,7 @@ class Points:
 
 @dataclass(frozen=True)
 class StoredVectors:
-    """A page of one named vector as stored; row i of `matrix` belongs to ids[i]."""
+    """Some points' vectors of one name, as stored; row i of `matrix` belongs to ids[i]."""
 
     ids: Sequence[str]
     matrix: Matrix
@@ -72,7 +72,7 @@ class VectorEngine(Protocol):
     Raises everywhere: `service.errors.Unavailable` when the engine cannot be reached, `service.errors.InvalidRequest`
     for a filter, dimension, id, payload or number (NaN, infinity) that the engine must not store, and then nothing is
     written; `service.errors.NotFound` for an unknown collection or an unknown named vector in `upsert`, `set_vectors`,
-    `scroll` and `search` (`count` gives 0 for it).
+    `scroll`, `search` and `candidates` (`count` gives 0 for it).
     """
 
     def create_collection(
@@ -122,8 +122,14 @@ class VectorEngine(Protocol):
     def payloads(self, collection: str, ids: Sequence[str]) -> dict[str, Payload]:
         """The payloads of those of the points that exist, by id."""
 
-    def scroll(self, collection: str, name: str, *, batch_size: int = 1000) -> Iterator[StoredVectors]:
-        """All points that have the named vector, in batches ordered by id. Points written meanwhile may or may not appear."""
+    def scroll(
+        self, collection: str, name: str, *, lacking: str | None = None, batch_size: int | None = None
+    ) -> Iterator[StoredVectors]:
+        """All points that have the named vector, in batches ordered by id. Points written meanwhile may or may not appear.
+
+        batch_size: points; None for as many as suit the engine.
+        lacking: only points without this other named vector; it may be given to those of a batch while the next one is fetched.
+        """
 
     def count(self, collection: str, *, having: str | None = None) -> int:
         """The exact number of points; with `having`, only of those that have this named vector."""
@@ -135,6 +141,11 @@ class VectorEngine(Protocol):
         self, collection: str, name: str, query: NDArray[np.float32], *, limit: int, where: Filter | None = None
     ) -> list[Hit]:
         """The `limit` points with the largest inner product of `name` and the (dim,) query, best first."""
+
+    def candidates(
+        self, collection: str, name: str, query: NDArray[np.float32], *, limit: int, where: Filter | None = None
+    ) -> StoredVectors:
+        """What `search` finds, as ids and stored vectors of `name`, best first, without the payloads."""
 
     def ping(self) -> None:
         """Return when the engine answers."""

@@ -1,4 +1,4 @@
-"""A Qdrant server (1.18 or newer) through qdrant-client; `QdrantClient(":memory:")` works as well, for tests.
+"""A Qdrant server (1.18 or newer) through qdrant-client.
 
 Every write waits until the server has applied it (`wait=True`): without that, a server acknowledges points and then drops bad
 ones silently. Durability is the server's: its log survives a killed process. A request that is too long for the server, or
@@ -36,13 +36,14 @@ from service.vectors.refusals import (
     check_same_dim,
     dim_of,
 )
-from service.vectors.server_batches import batches, point_sizes, vector_size
+from service.vectors.server_batches import batches, point_sizes, put_points, put_vectors, vector_size
 from service.vectors.server_collections import dims_of, drop_collection, ensure_collection, without_indexing
 from service.vectors.server_errors import server_errors
 
 TIMEOUT_SECONDS = 60  # Of an answer: waiting writes take longer than httpx's 5 seconds.
 CONNECT_SECONDS = 3.0  # A server that is up takes a connection at once, however busy it is.
 PING_SECONDS = 3
+PAGE = 1000  # Points of a scroll: 8 MB of JSON with 384 numbers each.
 ATTEMPTS = 3  # Of setting vectors while somebody else deletes points.
 # Where a collection is quantized, twice as many points as asked for are scored again with the stored vectors, so that scores
 # are exact; elsewhere the server passes this over.
@@ -113,14 +114,8 @@ class ServerEngine:
         """See `VectorEngine`."""
         check_points(points, collection=collection, dims=self._dims(collection))
         for rows in batches(point_sizes(points)):
-            # Not validated: that would copy every vector as a list once more.
-            batch = models.Batch.model_construct(
-                ids=list(points.ids[rows]),
-                vectors={name: matrix[rows].tolist() for name, matrix in points.vectors.items()},
-                payloads=list(points.payloads[rows]),
-            )
             with server_errors(collection):
-                self._client.upsert(collection, batch, wait=True)
+                put_points(self._client, collection, points, rows)
 
     def set_vectors(self, collection: str, name: str, ids: Sequence[str], matrix: Matrix) -> None:
         """See `VectorEngine`."""
@@ -128,19 +123,19 @@ class ServerEngine:
         dims = self._dims(collection)
         check_matrix(matrix, rows=len(ids), name=name, dim=dim_of(name, collection=collection, dims=dims))
         for rows in batches([vector_size(dims[name])] * len(ids)):
-            self._set_batch(collection, name, dict(zip(ids[rows], matrix[rows].tolist(), strict=True)))
+            self._set_batch(collection, name, ids[rows], matrix[rows])
 
-    def _set_batch(self, collection: str, name: str, vectors: Mapping[str, list[float]]) -> None:
+    def _set_batch(self, collection: str, name: str, ids: Sequence[str], matrix: Matrix) -> None:
         """Set the vectors of the points that exist. Points that others delete meanwhile make the server refuse: look again."""
         for attempt in range(ATTEMPTS):
             with server_errors(collection):
-                found = self._client.retrieve(collection, list(vectors), with_payload=False, with_vectors=False)
-            present = [str(record.id) for record in found]
-            changes = [models.PointVectors.model_construct(id=i, vector={name: vectors[i]}) for i in present]
+                found = self._client.retrieve(collection, list(ids), with_payload=False, with_vectors=False)
+            there = {str(record.id) for record in found}
+            present = [row for row, point_id in enumerate(ids) if point_id in there]
             try:
                 with server_errors(collection):
-                    if changes:
-                        self._client.update_vectors(collection, changes, wait=True)
+                    if present:
+                        put_vectors(self._client, collection, name, [ids[row] for row in present], matrix[present])
                 return
             except NotFound as error:
                 if "No point with id" not in error.message or attempt == ATTEMPTS - 1:
@@ -153,18 +148,20 @@ class ServerEngine:
             records = self._client.retrieve(collection, list(ids), with_payload=True, with_vectors=False)
         return {str(record.id): record.payload or {} for record in records}
 
-    def scroll(self, collection: str, name: str, *, batch_size: int = 1000) -> Iterator[StoredVectors]:
+    def scroll(
+        self, collection: str, name: str, *, lacking: str | None = None, batch_size: int | None = None
+    ) -> Iterator[StoredVectors]:
         """See `VectorEngine`."""
         dim = dim_of(name, collection=collection, dims=self._dims(collection))
-        return self._pages(collection, name, dim=dim, batch_size=batch_size)
+        return self._pages(collection, name, lacking=lacking, dim=dim, batch_size=batch_size or PAGE)
 
-    def _pages(self, collection: str, name: str, *, dim: int, batch_size: int) -> Iterator[StoredVectors]:
+    def _pages(self, collection: str, name: str, *, lacking: str | None, dim: int, batch_size: int) -> Iterator[StoredVectors]:
         offset: models.ExtendedPointId | None = None
         while True:
             with server_errors(collection):
                 records, offset = self._client.scroll(
                     collection,
-                    scroll_filter=_having(name),
+                    scroll_filter=_having(name, lacking=lacking),
                     limit=batch_size,
                     offset=offset,
                     with_payload=False,
@@ -210,6 +207,26 @@ class ServerEngine:
             )
         return [Hit(str(point.id), point.score, point.payload or {}) for point in found.points]
 
+    def candidates(
+        self, collection: str, name: str, query: NDArray[np.float32], *, limit: int, where: Filter | None = None
+    ) -> StoredVectors:
+        """See `VectorEngine`. Approximate where `search` is. The server checks the dimension."""
+        check_query(query, name=name, limit=limit)
+        condition = None if where is None else parse_filter(where)
+        with server_errors(collection):
+            found = self._client.query_points(
+                collection,
+                query=query.tolist(),
+                using=name,
+                query_filter=condition,
+                search_params=SEARCH_PARAMS,
+                limit=limit,
+                with_payload=False,
+                with_vectors=[name],
+            )
+        matrix = np.array([_vector(point, name) for point in found.points], dtype=np.float32)
+        return StoredVectors([str(point.id) for point in found.points], matrix.reshape(len(found.points), len(query)))
+
     def ping(self) -> None:
         """See `VectorEngine`. Asks for a collection, because a server answers its version and health without a key."""
         with server_errors("ping"):
@@ -243,9 +260,10 @@ def _connect_fast(request: httpx.Request) -> None:
     request.extensions["timeout"]["connect"] = CONNECT_SECONDS
 
 
-def _having(name: str) -> models.Filter:
-    return models.Filter(must=[models.HasVectorCondition(has_vector=name)])
+def _having(name: str, *, lacking: str | None = None) -> models.Filter:
+    without = None if lacking is None else [models.HasVectorCondition(has_vector=lacking)]
+    return models.Filter(must=[models.HasVectorCondition(has_vector=name)], must_not=without)
 
 
-def _vector(record: models.Record, name: str) -> list[float]:
+def _vector(record: models.Record | models.ScoredPoint, name: str) -> list[float]:
     return cast("dict[str, list[float]]", record.vector)[name]

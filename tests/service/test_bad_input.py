@@ -269,9 +269,20 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None, int, str | None, tupl
     ),
     "a search in nothing": ("POST", "/v1/collections/none/search", {"query": "a"}, 404, "collection", ("'none'",)),
     "a version that is not here": (
-        "POST", "/v1/collections/shelf/search", {"query": "a", "version": 1}, 409, "version", ("not ready", "ready are 0")
+        "POST", "/v1/collections/shelf/search", {"query": "a", "version": 9}, 400, "version", ("no version 9", "it has 0")
     ),
-    "a version that cannot be": ("POST", "/v1/collections/shelf/search", {"query": "a", "version": 10**30}, 409, "version", ()),
+    "a version that cannot be": ("POST", "/v1/collections/shelf/search", {"query": "a", "version": 10**30}, 400, "version", ()),
+    "a strength that no head has": (
+        "POST", "/v1/collections/shelf/search", {"query": "a", "strength": 2.5}, 400, "strength", ("2.5",)
+    ),
+    "a comparison with a version that is not here": (
+        "POST", "/v1/collections/shelf/compare", {"version": 9}, 400, "version", ("no version 9", "it has 0")
+    ),
+    "a comparison of nothing": ("POST", "/v1/collections/shelf/compare", {}, 400, "version", ("missing",)),
+    "a comparison in nothing": ("POST", "/v1/collections/none/compare", {"version": 0}, 404, "collection", ("'none'",)),
+    "a comparison on no queries": (
+        "POST", "/v1/collections/shelf/compare", {"version": 0, "queries": []}, 400, "queries", ("at least 1",)
+    ),
     # collections
     "a collection of no model": ("POST", "/v1/collections", {"name": "new", "model": "none"}, 400, "model", ("'none'",)),
     "a collection with a slash": ("POST", "/v1/collections", {"name": "a/b", "model": "m"}, 400, "name", ("'a/b' is no name",)),

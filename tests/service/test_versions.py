@@ -421,28 +421,34 @@ def test_base_vectors_are_those_of_the_encoder(service: Service, shelf: str, enc
         assert np.abs(stored[hit.id] - expected[hit.payload["metadata"]["n"]]).max() < 1e-6
 
 
-def test_a_version_that_is_still_building_is_not_served(service: Service, model: str, shelf: str) -> None:
+def test_a_version_that_is_still_building_is_searched_through_base_and_not_served_by_name(
+    service: Service, model: str, shelf: str
+) -> None:
     service.promote(model, 1)
     service.promote(model, 2)
-    wanted = service.search(shelf, "my kite", version=1)
+    wanted = service.search(shelf, "my kite")
+    assert (wanted["version"], wanted["vector_name"], wanted["path"]) == (f"{model}@2", "v2", "indexed")
 
     service.set_state(shelf, 2, "building")
 
-    assert service.search(shelf, "my kite") == wanted
-    assert wanted["version"] == f"{model}@1"
+    for named in ({}, {"version": 2}):
+        found = service.search(shelf, "my kite", **named)
+        assert (found["version"], found["vector_name"], found["path"]) == (f"{model}@2", "base", "instant")
+        assert [hit["document_id"] for hit in found["data"]] == [hit["document_id"] for hit in wanted["data"]]
+        assert [hit["score"] for hit in found["data"]] == pytest.approx([hit["score"] for hit in wanted["data"]], abs=1e-6)
     told = service.get(f"/v1/collections/{shelf}")
-    assert (told["ready"], told["building"], told["serving"]) == (["base", "v1"], ["v2"], "v1")
+    assert (told["ready"], told["building"], told["serving"], told["version"]) == (["base", "v1"], ["v2"], "v1", f"{model}@1")
+    assert told["search"] == {"version": f"{model}@2", "path": "instant"}
     embedded = service.post("/v1/embeddings", {"model": model, "input": "my kite", "collection": shelf})
     assert (embedded["version"], embedded["vector_name"]) == (f"{model}@1", "v1")
-    refused = service.http.post(f"/v1/collections/{shelf}/search", json={"query": "my kite", "version": 2})
-    assert refused.status_code == 409
-    assert refused.json()["error"]["code"] == "version_not_ready"
-    assert "ready are 0, 1" in refused.json()["error"]["message"]
+    by_vector = service.post(f"/v1/collections/{shelf}/search", {"vector": embedded["data"][0]["embedding"]})
+    assert (by_vector["version"], by_vector["vector_name"], by_vector["path"]) == (f"{model}@1", "v1", "indexed")
     asked = {"model": f"{model}@2", "input": "my kite", "collection": shelf}
     assert service.http.post("/v1/embeddings", json=asked).status_code == 400
 
     service.set_state(shelf, 1, "building")  # then base is the last one that is ready
-    assert service.search(shelf, "my kite")["version"] == f"{model}@0"
+    assert service.get(f"/v1/collections/{shelf}")["serving"] == "base"
+    assert service.search(shelf, "my kite")["version"] == f"{model}@2"
 
 
 def test_the_next_writer_finishes_a_version_that_was_left_building(service: Service, model: str, shelf: str) -> None:

@@ -17,7 +17,7 @@ from service.vectors.server import ServerEngine
 from tests.service.vectors.qdrant_rules import complaints, known_rules
 
 REAL_SERVER = os.environ.get("ZEROGATE_TEST_QDRANT_URL")
-ENGINES = ["edge", "local mode", "stand-in", *(["server"] if REAL_SERVER else [])]
+ENGINES = ["edge", "stand-in", *(["server"] if REAL_SERVER else [])]
 
 
 class Renamed:
@@ -56,13 +56,11 @@ def server() -> Iterator[Standin]:
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorEngine]:
-    """Qdrant Edge; and the server engine over the client's local mode, the stand-in, and a real server where one is named."""
+    """Qdrant Edge; and the server engine over the stand-in, and over a real server where one is named."""
     made: Any
     match request.param:
         case "edge":
             made = EdgeEngine(tmp_path)
-        case "local mode":
-            made = ServerEngine(QdrantClient(":memory:"))
         case "stand-in":
             made = ServerEngine.connect(request.getfixturevalue("server").url)
         case _:

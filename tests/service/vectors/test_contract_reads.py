@@ -73,6 +73,32 @@ class TestReads:
         assert all(0 < len(page.ids) <= batch_size for page in pages)
         assert all(page.matrix.shape == (len(page.ids), DIM) for page in pages)
 
+    def test_scroll_of_those_that_lack_a_name_gives_them_alone(self, docs: VectorEngine) -> None:
+        docs.add_vector_name("docs", "v1", dim=DIM)
+        docs.upsert("docs", points(25))
+        having = {point_id(n) for n in range(0, 25, 3)}
+        docs.set_vectors("docs", "v1", sorted(having), unit_rows(len(having)))
+
+        pages = list(docs.scroll("docs", "base", lacking="v1", batch_size=7))
+
+        assert [i for page in pages for i in page.ids] == sorted({point_id(n) for n in range(25)} - having)
+        found = {i: row.tobytes() for page in pages for i, row in zip(page.ids, page.matrix, strict=True)}
+        assert all(found[point_id(n)] == unit_rows(25)[n].tobytes() for n in range(25) if n % 3)
+        assert len(next(docs.scroll("docs", "base", lacking="v2")).ids) == 25
+
+    def test_points_may_be_given_the_name_while_those_that_lack_it_are_read(self, docs: VectorEngine) -> None:
+        docs.add_vector_name("docs", "v1", dim=DIM)
+        docs.upsert("docs", points(25))
+        seen: list[str] = []
+
+        for page in docs.scroll("docs", "base", lacking="v1", batch_size=4):
+            docs.set_vectors("docs", "v1", page.ids, -page.matrix)
+            seen += page.ids
+
+        assert seen == sorted(point_id(n) for n in range(25))
+        assert list(docs.scroll("docs", "base", lacking="v1")) == []
+        assert stored(docs, "v1")[point_id(3)].tobytes() == (-unit_rows(25)[3]).tobytes()
+
     def test_scroll_of_an_empty_name_gives_no_page(self, docs: VectorEngine) -> None:
         assert list(docs.scroll("docs", "base")) == []
 
@@ -103,6 +129,30 @@ class TestReads:
         hits = docs.search("docs", "base", unit_rows(1)[0], limit=50, where={"must": [{"key": "number", "range": {"lt": 7}}]})
 
         assert {hit.id for hit in hits} == {point_id(n) for n in range(7)}
+
+    def test_candidates_are_the_hits_of_a_search_with_their_stored_vectors(self, docs: VectorEngine) -> None:
+        docs.add_vector_name("docs", "v1", dim=3)
+        docs.upsert("docs", points(60))
+        docs.set_vectors("docs", "v1", points(20).ids, unit_rows(20)[:, :3].copy())
+        query = unit_rows(1, seed=78)[0]
+        where = {"must": [{"key": "number", "range": {"gte": 10}}]}
+
+        for name, asked, condition in (("base", query, None), ("base", query, where), ("v1", query[:3].copy(), where)):
+            found = docs.candidates("docs", name, asked, limit=15, where=condition)
+
+            hits = docs.search("docs", name, asked, limit=15, where=condition)
+            assert list(found.ids) == [hit.id for hit in hits]
+            written = stored(docs, name)
+            assert [row.tobytes() for row in found.matrix] == [written[hit.id].tobytes() for hit in hits]
+            assert len(found.ids) == (10 if name == "v1" else 15)
+
+    def test_where_nothing_matches_there_are_no_candidates(self, docs: VectorEngine) -> None:
+        docs.upsert("docs", points(3))
+        nothing = {"must": [{"key": "number", "range": {"gt": 10}}]}
+
+        found = docs.candidates("docs", "base", unit_rows(1)[0], limit=5, where=nothing)
+
+        assert (list(found.ids), found.matrix.shape, found.matrix.dtype) == ([], (0, DIM), np.float32)
 
     def test_payloads_gives_those_that_exist(self, docs: VectorEngine) -> None:
         docs.upsert("docs", points(250))
@@ -169,6 +219,8 @@ class TestRefusals:
             docs.scroll("docs", "v9")
         with pytest.raises(NotFound, match="v9"):
             docs.search("docs", "v9", unit_rows(1)[0], limit=1)
+        with pytest.raises(NotFound, match="v9"):
+            docs.candidates("docs", "v9", unit_rows(1)[0], limit=1)
 
         assert docs.count("docs") == 1
 
@@ -201,5 +253,7 @@ class TestRefusals:
         for query in (np.ones(DIM + 1, dtype=np.float32), np.full(DIM, np.nan, dtype=np.float32), unit_rows(1)):
             with pytest.raises(InvalidRequest):
                 docs.search("docs", "base", query, limit=1)
+            with pytest.raises(InvalidRequest):
+                docs.candidates("docs", "base", query, limit=1)
         with pytest.raises(InvalidRequest, match="at least 1"):
             docs.search("docs", "base", unit_rows(1)[0], limit=0)

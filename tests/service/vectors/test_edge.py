@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid5
 
@@ -13,6 +14,7 @@ import pytest
 import qdrant_edge as edge
 
 from service.errors import InvalidRequest, NotFound, Unavailable
+from service.vectors import edge_files
 from service.vectors.edge import EdgeEngine
 from service.vectors.edge_files import OWNER
 from service.vectors.edge_payloads import from_stored, to_stored
@@ -66,9 +68,22 @@ KILLED_WHILE_CREATING = """
 Path.rename = lambda *_: os.kill(os.getpid(), 9)
 engine.create_collection("docs", dim=8, indexes={"number": "integer"}, owner="col_1")
 """
+KILLED_WHILE_MAKING_THE_SHARD = """
+engine.create_collection("docs", dim=8, indexes={"number": "integer"}, owner="col_1")
+engine.add_vector_name("docs", "v1", dim=3)
+Path.rename = lambda *_: os.kill(os.getpid(), 9)
+engine.count("docs")
+"""
+KILLED_WHEN_THE_SHARD_IS_MADE = """
+engine.create_collection("docs", dim=8, indexes={"number": "integer"}, owner="col_1")
+engine.add_vector_name("docs", "v1", dim=3)
+Path.unlink = lambda *_, **__: os.kill(os.getpid(), 9)
+engine.count("docs")
+"""
 KILLED_WHILE_DROPPING = """
 import shutil
 engine.create_collection("docs", dim=8, indexes={}, owner="col_1")
+engine.count("docs")
 shutil.rmtree = lambda path, *_, **__: os.kill(os.getpid(), 9) if Path(path).exists() else None
 engine.drop_collection("docs", owner="col_1")
 """
@@ -129,6 +144,18 @@ def test_kill_during_upserts_loses_nothing_that_was_acknowledged(tmp_path: Path)
     engine.close()
 
 
+def test_log_file_that_is_renamed_while_the_log_is_synced_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(edge_files, "_fsync", lambda path: synced.append(path.resolve(strict=True)))
+    (tmp_path / "wal").mkdir()
+    (tmp_path / "wal" / "tmp-open-3").symlink_to("open-3")  # listed, and gone when it is opened
+    (tmp_path / "wal" / "open-2").touch()
+
+    edge_files.fsync_log(tmp_path)
+
+    assert synced == [tmp_path / "wal" / "open-2"]
+
+
 def test_kill_while_dropping_a_name_keeps_the_points_that_had_it(tmp_path: Path) -> None:
     with run_child(KILLED_WHILE_DROPPING_A_NAME, tmp_path) as child:
         child.wait()
@@ -155,6 +182,94 @@ def test_half_made_or_half_dropped_folder_is_as_if_it_never_was(tmp_path: Path, 
     engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
     engine.upsert("docs", numbered(0, 3))
     assert engine.count("docs") == 3
+    engine.close()
+
+
+@pytest.mark.parametrize("script", [KILLED_WHILE_MAKING_THE_SHARD, KILLED_WHEN_THE_SHARD_IS_MADE])
+def test_kill_while_the_shard_is_made_keeps_the_collection(tmp_path: Path, script: str) -> None:
+    with run_child(script, tmp_path) as child:
+        child.wait()
+    assert child.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2  # the declaration, and a shard that is half or just made
+
+    engine = EdgeEngine(tmp_path)
+
+    assert len(list(tmp_path.iterdir())) == 1
+    assert engine.vector_names("docs") == {"base", "v1"}
+    engine.upsert("docs", numbered(0, 3))
+    assert engine.count("docs") == 3
+    engine.close()
+
+
+def test_new_collection_is_one_small_file_until_it_is_used(tmp_path: Path) -> None:
+    first = EdgeEngine(tmp_path)
+    first.create_collection("docs", dim=DIM, indexes={"number": "integer"}, owner="col_1")
+    first.add_vector_name("docs", "v1", dim=3)
+    first.create_collection("docs", dim=DIM, indexes={"live": "bool"}, owner="col_1")
+    with pytest.raises(InvalidRequest, match="has dimension 8, not 9"):
+        first.create_collection("docs", dim=9, indexes={}, owner="col_1")
+    with pytest.raises(InvalidRequest, match="has dimension 3, not 4"):
+        first.add_vector_name("docs", "v1", dim=4)
+    first.close()
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size < 1000
+
+    again = EdgeEngine(tmp_path)
+
+    assert again.vector_names("docs") == {"base", "v1"}
+    assert [path.name for path in tmp_path.iterdir()] == ["docs"]
+    again.close()
+    shard = edge.EdgeShard.load(str(tmp_path / "docs"))
+    assert set(shard.info().payload_schema) == {"number", "live"}
+    shard.close()
+
+
+def test_collection_that_was_never_used_is_dropped_by_its_owner_alone(tmp_path: Path) -> None:
+    engine = EdgeEngine(tmp_path)
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
+
+    engine.drop_collection("docs", owner="col_2")
+    assert any(tmp_path.iterdir())
+    engine.drop_collection("docs", owner="col_1")
+
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(NotFound):
+        engine.count("docs")
+    engine.close()
+
+
+def test_collection_of_another_owner_that_was_never_used_is_replaced(tmp_path: Path) -> None:
+    engine = EdgeEngine(tmp_path)
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
+    engine.add_vector_name("docs", "v1", dim=DIM)
+
+    engine.create_collection("docs", dim=3, indexes={}, owner="col_2")
+
+    assert engine.vector_names("docs") == {"base"}
+    engine.upsert("docs", Points([point_id(0)], {"base": np.ones((1, 3), np.float32)}, [{}]))
+    engine.drop_collection("docs", owner="col_1")
+    assert engine.count("docs") == 1
+    engine.close()
+
+
+def test_calls_that_need_a_new_shard_at_once_get_the_same_one(tmp_path: Path) -> None:
+    engine = EdgeEngine(tmp_path)
+    engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: engine.upsert("docs", numbered(n, 1)), range(8)))
+
+    assert engine.count("docs") == 8
+    engine.close()
+
+
+def test_field_that_cannot_be_indexed_is_refused_at_once(tmp_path: Path) -> None:
+    engine = EdgeEngine(tmp_path)
+
+    with pytest.raises(InvalidRequest, match="invalid JSON path a b"):
+        engine.create_collection("docs", dim=DIM, indexes={"a b": "keyword"}, owner="col_1")
+
+    assert not any(tmp_path.iterdir())
     engine.close()
 
 
@@ -204,6 +319,7 @@ def test_shard_from_before_the_marks_is_kept_and_marked(tmp_path: Path, reopened
 def test_shard_from_before_the_marks_is_dropped_by_anyone(tmp_path: Path) -> None:
     engine = EdgeEngine(tmp_path)
     engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
+    engine.upsert("docs", numbered(0, 3))
     (tmp_path / "docs" / OWNER).unlink()
 
     engine.drop_collection("docs", owner="col_2")
@@ -240,6 +356,7 @@ def test_settings_of_an_index_are_refused(tmp_path: Path, settings: IndexSetting
 def test_second_engine_on_the_same_collection_is_unavailable(tmp_path: Path) -> None:
     engine = EdgeEngine(tmp_path)
     engine.create_collection("docs", dim=DIM, indexes={}, owner="col_1")
+    engine.upsert("docs", numbered(0, 3))
 
     with pytest.raises(Unavailable, match="docs"):
         EdgeEngine(tmp_path).count("docs")

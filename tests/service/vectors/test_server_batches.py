@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,11 +44,21 @@ def test_batches_are_all_rows_in_order_each_as_full_as_it_may_be(sizes: list[int
 def test_size_of_a_point_is_about_that_of_its_json(text: str) -> None:
     points = Points(ids(1), {"base": unit_rows(1, 384), "v1": unit_rows(1, 128)}, [{"text": text}])
 
-    vectors = [number for matrix in points.vectors.values() for number in matrix[0].tolist()]
-    real = len(json.dumps([points.ids[0], vectors, points.payloads[0]], ensure_ascii=False, separators=(",", ":")).encode())
+    vectors = [matrix[0] for matrix in points.vectors.values()]
+    real = len(orjson.dumps([points.ids[0], vectors, points.payloads[0]], option=orjson.OPT_SERIALIZE_NUMPY))
 
     assert next(point_sizes(points)) == pytest.approx(real, rel=0.12)
-    assert vector_size(384) == pytest.approx(len(json.dumps(unit_rows(1, 384)[0].tolist())), rel=0.12)
+    assert vector_size(384) == pytest.approx(len(orjson.dumps(unit_rows(1, 384)[0], option=orjson.OPT_SERIALIZE_NUMPY)), rel=0.12)
+
+
+def test_shortest_digits_of_any_float32_come_back_as_the_same_bits() -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, size=200_000, dtype=np.uint32)
+    numbers = bits.view(np.float32)
+    numbers = numbers[np.isfinite(numbers)]
+
+    read = json.loads(orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY))  # as double precision, as a server may
+
+    assert np.array(read, dtype=np.float32).tobytes() == numbers.tobytes()
 
 
 def test_upsert_asks_for_the_names_once_and_sends_no_long_request(server: Standin) -> None:
@@ -68,15 +79,15 @@ def test_upsert_asks_for_the_names_once_and_sends_no_long_request(server: Standi
 
 def test_vectors_are_set_in_requests_that_are_not_long_either(server: Standin) -> None:
     engine = ServerEngine.connect(server.url)
-    engine.create_collection("docs", dim=2000, indexes={}, owner="col_1")
-    engine.upsert("docs", Points(ids(150), {"base": unit_rows(150, 2000)}, [{}] * 150))
+    engine.create_collection("docs", dim=4000, indexes={}, owner="col_1")
+    engine.upsert("docs", Points(ids(150), {"base": unit_rows(150, 4000)}, [{}] * 150))
 
-    engine.set_vectors("docs", "base", ids(150), -unit_rows(150, 2000))
+    engine.set_vectors("docs", "base", ids(150), -unit_rows(150, 4000))
 
     for path in ("/collections/docs/points", "/collections/docs/points/vectors"):
         found = bodies(server, path)
         assert len(found) == 2
         assert max(map(len, found)) <= BYTES * 1.05
     page = next(engine.scroll("docs", "base"))
-    assert page.matrix.tobytes() == (-unit_rows(150, 2000)).tobytes()
+    assert page.matrix.tobytes() == (-unit_rows(150, 4000)).tobytes()
     engine.close()
