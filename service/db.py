@@ -9,6 +9,7 @@ row that is there already, a table that is not) stays SQLAlchemy's error.
 """
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,6 +127,8 @@ class Database:
         self.engine = engine
         self._readers = sessionmaker(engine, expire_on_commit=False)
         self._writers = sessionmaker(engine.execution_options(sqlite_immediate=True), expire_on_commit=False)
+        # SQLite lets a writer wait by looking again, in the end ten times a second; a lock wakes the next one at once.
+        self._turn = threading.Lock() if engine.dialect.name == "sqlite" else None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -140,13 +143,26 @@ class Database:
         Raises Unavailable and StorageFull. Nothing was changed then, unless the message says that this is not known: an answer to
         the commit itself may get lost.
         """
-        with self._writers() as session:
+        with self._in_turn(), self._writers() as session:
             session.info[_AFTER_COMMIT] = []
             with _mapping_outages(of_commit=True), session.begin(), _mapping_outages():
                 yield session
                 session.flush()
-            for action in session.info[_AFTER_COMMIT]:
-                _run_after_commit(action)
+        for action in session.info[_AFTER_COMMIT]:
+            _run_after_commit(action)
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """One writer of this process at a time, where the database takes one at a time anyway. Raises Unavailable."""
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=_BUSY_TIMEOUT_MILLISECONDS / 1000):
+            raise _unavailable("the database is busy with other work", of_commit=False)
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def ping(self) -> None:
         """Return when the database answers. Raises Unavailable."""

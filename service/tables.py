@@ -6,7 +6,7 @@ Rows that somebody owns carry `project_id`. Deleting is explicit; no relationshi
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Enum, ForeignKey, Index, MetaData, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Enum, ForeignKey, Index, MetaData, String, UniqueConstraint, false
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -119,12 +119,19 @@ class Model(Table):
 
 
 class Version(Table):
-    """An immutable result of a model. Number 0 is the encoder itself and has no files."""
+    """An immutable result of a model. Number 0 is the encoder itself and has no files.
+
+    `query_only` stands in the manifest too; here it is found without reading the manifests of all versions.
+    """
 
     __tablename__ = "versions"
-    __table_args__ = (UniqueConstraint("model_id", "number"), UniqueConstraint("job_id"))
+    __table_args__ = (
+        UniqueConstraint("model_id", "number"),
+        UniqueConstraint("job_id"),
+        Index("ix_versions_model_id_query_only_number", "model_id", "query_only", "number"),
+    )
     id: Mapped[str] = _id()
-    model_id: Mapped[str] = _ref("models.id", ondelete="CASCADE")
+    model_id: Mapped[str] = mapped_column(String(40), ForeignKey("models.id", ondelete="CASCADE"))
     number: Mapped[int]
     job_id: Mapped[str | None] = mapped_column(String(40), ForeignKey("jobs.id"))
     artifact_key: Mapped[str | None] = mapped_column(String(200))  # folder of the head's two files
@@ -132,6 +139,7 @@ class Version(Table):
     manifest: Mapped[dict[str, Any]]
     scores: Mapped[dict[str, Any]]  # {"base": {...}, "tuned": {...}}
     verdict: Mapped[dict[str, Any] | None] = mapped_column(_Json)
+    query_only: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime]
 
 
@@ -160,9 +168,16 @@ class Job(Table):
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_state_lease_expires_at", "state", "lease_expires_at"),)
+    __table_args__ = (
+        Index("ix_jobs_state_lease_expires_at", "state", "lease_expires_at"),
+        # Lists, newest first: without these the database reads and sorts all jobs for a page of 20.
+        Index("ix_jobs_project_id_id", "project_id", "id"),
+        Index("ix_jobs_project_id_state_id", "project_id", "state", "id"),
+        Index("ix_jobs_project_id_kind_id", "project_id", "kind", "id"),
+        Index("ix_jobs_kind_state", "kind", "state"),  # counted by /metrics
+    )
     id: Mapped[str] = _id()
-    project_id: Mapped[str] = _ref("projects.id")
+    project_id: Mapped[str] = mapped_column(String(40), ForeignKey("projects.id"))
     kind: Mapped[JobKind] = mapped_column(_one_of("kind", JobKind))
     state: Mapped[JobState] = mapped_column(_one_of("state", JobState), default="queued")
     request: Mapped[dict[str, Any]]
@@ -184,6 +199,14 @@ class Job(Table):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class DatasetUse(Table):
+    """A dataset that a job's request names beside the one that it works on: to judge by, to guard, to publish."""
+
+    __tablename__ = "dataset_uses"
+    job_id: Mapped[str] = mapped_column(String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(String(40), ForeignKey("datasets.id"), primary_key=True, index=True)
 
 
 class JobEvent(Table):

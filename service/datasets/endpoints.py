@@ -18,7 +18,7 @@ from service.datasets.operations import add_dataset, delete_dataset
 from service.datasets.queries import get_dataset, visible_datasets
 from service.datasets.schemas import DatasetAnswer, dataset_answer
 from service.errors import InvalidRequest
-from service.http.dependencies import ProjectId, ReadSession, ResourcesDep, WriteSession
+from service.http.dependencies import ProjectId, ReadSession, ResourcesDep
 from service.http.pages import DEFAULT_LIMIT, After, Deleted, Limit, Page, newest_first, page
 from service.tables import Dataset, DatasetKind
 
@@ -95,10 +95,11 @@ def look(session: ReadSession, project_id: ProjectId, dataset: str) -> DatasetAn
 
 
 @router.delete("/{dataset}", summary="Delete a dataset")
-def delete(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, dataset: str) -> Deleted:
+def delete(resources: ResourcesDep, project_id: ProjectId, dataset: str) -> Deleted:
     """Delete a dataset; one that a job has used disappears from the lists and keeps explaining its versions."""
-    row = get_dataset(session, project_id, dataset)
-    delete_dataset(session, resources.artifacts, row)
+    with resources.database.write() as session:
+        row = get_dataset(session, project_id, dataset)
+        delete_dataset(session, resources.artifacts, row)
     return Deleted(id=row.id, object="dataset")
 
 

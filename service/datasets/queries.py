@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.artifacts import Artifacts
 from service.errors import InvalidRequest, NotFound
-from service.tables import Dataset, DatasetKind, Job
+from service.tables import Dataset, DatasetKind, DatasetUse, Job
 
 
 def visible_datasets(project_id: str) -> Select[Dataset]:
@@ -42,12 +42,10 @@ def find_same(session: Session, project_id: str, *, sha256: str, kind: str, colu
 
 def is_used(session: Session, dataset: Dataset) -> bool:
     """Whether a job has used the dataset (as its data, to judge by, as its guard, to publish), or another one refers to it."""
-    judged_by = Job.request["evaluation_id"].as_string() == dataset.id
-    guarded_by = Job.request["guard_id"].as_string() == dataset.id
-    to_publish = Job.request[("publish", "dataset_id")].as_string() == dataset.id  # its own job comes after the training
-    used = exists().where(or_(Job.dataset_id == dataset.id, judged_by, guarded_by, to_publish))
+    worked_on = exists().where(Job.dataset_id == dataset.id)
+    named = exists().where(DatasetUse.dataset_id == dataset.id)
     referred = exists().where(Dataset.documents_id == dataset.id)
-    return bool(session.scalar(select(or_(used, referred))))
+    return bool(session.scalar(select(or_(worked_on, named, referred))))
 
 
 def read_dataset(artifacts: Artifacts, artifact_key: str) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.jobs.queries import children
+from service.jobs.queries import publish_jobs
 from service.jobs.schemas import JobAnswer, job_answer
 from service.tables import Collection, Job, Model
 
@@ -21,13 +21,13 @@ def answers_for(session: Session, jobs: list[Job]) -> list[JobAnswer]:
             select(Collection.id, Collection.name).where(Collection.id.in_({job.collection_id for job in jobs}))
         ).all()
     )
-    published = children(session, [job.id for job in jobs])
+    published = publish_jobs(session, [job.id for job in jobs])
     return [
         job_answer(
             job,
             model=models.get(job.model_id or ""),
             collection=collections.get(job.collection_id or ""),
-            publish_job_id=published[job.id].id if job.id in published else None,
+            publish_job_id=published.get(job.id),
         )
         for job in jobs
     ]

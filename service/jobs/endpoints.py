@@ -11,7 +11,7 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from service.errors import InvalidRequest, Unavailable, inside_a_body
-from service.http.dependencies import ProjectId, ReadSession, ResourcesDep, WriteSession
+from service.http.dependencies import ProjectId, ReadSession, ResourcesDep
 from service.http.pages import DEFAULT_LIMIT, After, Limit, Page, newest_first
 from service.jobs.answers import answer_for, answers_for
 from service.jobs.lifecycle import cancel
@@ -29,26 +29,27 @@ _EVENTS_AT_ONCE = 100
 
 
 @router.post("", status_code=202, summary="Submit a training job")
-def submit(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, body: JobRequest) -> JobAnswer:
+def submit(resources: ResourcesDep, project_id: ProjectId, body: JobRequest) -> JobAnswer:
     """Train the next version of a model. The answer is the queued job; its state, progress and result are at /v1/jobs/{id}."""
-    with inside_a_body():
-        job = submit_training(
-            session,
-            resources,
-            project_id,
-            model=body.model,
-            dataset=body.dataset,
-            encoder=body.encoder,
-            evaluation=body.evaluation,
-            guard=body.guard,
-            forgetting_budget=body.forgetting_budget,
-            mode=body.mode,
-            recipe=None if body.recipe == "auto" else body.recipe,
-            tuning=body.tuning,
-            publish=None if body.publish is None else body.publish.model_dump(),
-            promote=body.promote,
-        )
-    return answer_for(session, job)
+    with resources.database.write() as session:
+        with inside_a_body():
+            job = submit_training(
+                session,
+                resources,
+                project_id,
+                model=body.model,
+                dataset=body.dataset,
+                encoder=body.encoder,
+                evaluation=body.evaluation,
+                guard=body.guard,
+                forgetting_budget=body.forgetting_budget,
+                mode=body.mode,
+                recipe=None if body.recipe == "auto" else body.recipe,
+                tuning=body.tuning,
+                publish=None if body.publish is None else body.publish.model_dump(),
+                promote=body.promote,
+            )
+        return answer_for(session, job)
 
 
 @router.get("", summary="List jobs")
@@ -75,11 +76,12 @@ def look(session: ReadSession, project_id: ProjectId, job_id: str) -> JobAnswer:
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")
-def cancel_job(session: WriteSession, project_id: ProjectId, job_id: str) -> JobAnswer:
+def cancel_job(resources: ResourcesDep, project_id: ProjectId, job_id: str) -> JobAnswer:
     """Cancel a job that is queued or running; it registers nothing any more. 409 in any other state."""
-    job = get_job(session, project_id, job_id)
-    cancel(session, job)
-    return answer_for(session, job)
+    with resources.database.write() as session:
+        job = get_job(session, project_id, job_id)
+        cancel(session, job)
+        return answer_for(session, job)
 
 
 @router.get(

@@ -63,18 +63,21 @@ def submit_training(
         check_name(publish["collection"], param="publish.collection")
     row = get_or_create_model(session, project_id, model, encoder=encoder, default_encoder=resources.settings.default_encoder)
     request: dict[str, Any] = {**training.to_dict(), "promote": promote, "publish": None}
+    uses = {training.evaluation_id, training.guard_id}
     if publish is not None:
         documents = get_dataset(session, project_id, publish["documents"], kind="documents", param="publish.documents")
         collection = get_or_add_collection(
             session, project_id, publish["collection"], model=row, indexes=publish.get("indexes") or {}
         )
         request["publish"] = {"collection_id": collection.id, "dataset_id": documents.id}
+        uses.add(documents.id)
     return queue_job(
         session,
         resources.queue,
         project_id=project_id,
         kind="train",
         request=request,
+        uses=[dataset_id for dataset_id in uses if dataset_id is not None],
         model_id=row.id,
         dataset_id=found.id,
     )

@@ -23,10 +23,10 @@ def events_after(session: Session, job_id: str, number: int, *, limit: int) -> S
     return session.scalars(query.order_by(JobEvent.number).limit(limit)).all()
 
 
-def children(session: Session, job_ids: Sequence[str]) -> dict[str, Job]:
-    """The publish jobs that followed the given jobs, by the parent's id."""
-    query = select(Job).where(Job.parent_job_id.in_(job_ids), Job.kind == "publish")
-    return {str(child.parent_job_id): child for child in session.scalars(query)}
+def publish_jobs(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
+    """The ids of the publish jobs that followed the given jobs, by the parent's id."""
+    query = select(Job.parent_job_id, Job.id).where(Job.parent_job_id.in_(job_ids), Job.kind == "publish")
+    return {str(parent_id): child_id for parent_id, child_id in session.execute(query)}
 
 
 def unfinished_tokens(session: Session) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Making a job (its row, its first event, its message after the commit), and sending messages again that may be lost."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -11,20 +12,31 @@ from service.db import Database, now
 from service.ids import new_id
 from service.jobs.lifecycle import add_event, claimable
 from service.queue import QUEUES, JobQueue, enqueue
-from service.tables import Job, JobKind
+from service.tables import DatasetUse, Job, JobKind
 
 # A message that was sent this recently is on its way.
 _ON_ITS_WAY = timedelta(seconds=5)
 
 
 def queue_job(
-    session: Session, queue: JobQueue, *, project_id: str, kind: JobKind, request: dict[str, Any], **refs: str | None
+    session: Session,
+    queue: JobQueue,
+    *,
+    project_id: str,
+    kind: JobKind,
+    request: dict[str, Any],
+    uses: Iterable[str] = (),
+    **refs: str | None,
 ) -> Job:
-    """A queued job. refs: the row's `model_id`, `dataset_id`, `collection_id` and `parent_job_id`, where there are any."""
+    """A queued job. uses: the ids of datasets that the request names, beside `dataset_id`.
+
+    refs: the row's `model_id`, `dataset_id`, `collection_id` and `parent_job_id`, where there are any.
+    """
     time = now()
     job = Job(id=new_id("job"), project_id=project_id, kind=kind, request=request, created_at=time, woken_at=time, **refs)
     session.add(job)
     session.flush()
+    session.add_all(DatasetUse(job_id=job.id, dataset_id=dataset_id) for dataset_id in sorted(set(uses)))
     add_event(session, job.id, "queued")
     enqueue(session, queue, job)
     return job

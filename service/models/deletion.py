@@ -7,7 +7,7 @@ from service.artifacts import Artifacts
 from service.db import after_commit
 from service.embeddings.loaded_models import STORED
 from service.errors import Conflict, NotFound
-from service.models.queries import get_promotion, get_version, list_versions, locked
+from service.models.queries import get_version, list_promotions, locked
 from service.tables import TERMINAL_STATES, Collection, CollectionVector, EncoderRow, Job, Model, Version
 
 
@@ -26,8 +26,8 @@ def delete_model(session: Session, artifacts: Artifacts, model: Model) -> None:
     )
     if active:
         raise Conflict(f"model '{model.name}' has {active} unfinished jobs; cancel them or wait", code="model_in_use")
-    for version in list_versions(session, model.id):
-        _forget_files(session, artifacts, version)
+    for key in session.scalars(select(Version.artifact_key).filter_by(model_id=model.id)).all():
+        _forget_files(session, artifacts, key)
     encoder = session.get_one(EncoderRow, model.encoder_id)
     session.delete(model)
     session.flush()
@@ -61,22 +61,22 @@ def delete_version(session: Session, artifacts: Artifacts, model: Model, number:
         reason = "a collection holds its vectors"
     if reason is not None:
         raise Conflict(f"{model.name}@{number} cannot be deleted: {reason}", code="version_in_use")
-    _forget_files(session, artifacts, version)
+    _forget_files(session, artifacts, version.artifact_key)
     session.delete(version)
     session.flush()
 
 
 def _in_history(session: Session, model: Model, number: int) -> bool:
     """Whether some chain of roll backs from the current promotion returns to this version."""
-    promotion = get_promotion(session, model.promotion_id)
+    history = {promotion.id: promotion for promotion in list_promotions(session, model.id)}
+    promotion = history[model.promotion_id]
     while promotion.previous_id is not None:
-        promotion = get_promotion(session, promotion.previous_id)
+        promotion = history[promotion.previous_id]
         if promotion.to_version == number:
             return True
     return False
 
 
-def _forget_files(session: Session, artifacts: Artifacts, version: Version) -> None:
-    key = version.artifact_key
+def _forget_files(session: Session, artifacts: Artifacts, key: str | None) -> None:
     if key is not None:
         after_commit(session, lambda: artifacts.delete(key))

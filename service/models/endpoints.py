@@ -7,18 +7,16 @@ from sqlalchemy.orm import Session
 
 from service.encoders.queries import find_encoder, list_encoders
 from service.errors import InvalidRequest
-from service.http.dependencies import ProjectId, ReadSession, ResourcesDep, WriteSession
+from service.http.dependencies import ProjectId, ReadSession, ResourcesDep
 from service.http.pages import Deleted, Page
 from service.models.deletion import delete_model, delete_version
 from service.models.operations import promote, roll_back
 from service.models.queries import (
+    describe_models,
     find_model,
     get_model,
     get_version,
-    list_models,
     list_promotions,
-    list_versions,
-    version_facts,
 )
 from service.models.schemas import (
     LiveAnswer,
@@ -42,7 +40,7 @@ ModelRef = Annotated[str, Path(description="`faq`, `faq@3`, or an encoder's name
 @router.get("", summary="List models and encoders")
 def list_all(session: ReadSession, project_id: ProjectId) -> Page[ModelAnswer]:
     """All models, then the encoders: everything that an embeddings request may name. Not paginated, as OpenAI's is not."""
-    models = [_model_answer(session, model) for model in list_models(session, project_id)]
+    models = [model_answer(found) for found in describe_models(session, project_id)]
     encoders = [encoder_as_model(row) for row in list_encoders(session, project_id)]
     return Page(data=models + encoders, has_more=False)
 
@@ -51,25 +49,30 @@ def list_all(session: ReadSession, project_id: ProjectId) -> Page[ModelAnswer]:
 def look(session: ReadSession, project_id: ProjectId, ref: ModelRef) -> ModelAnswer | VersionAnswer:
     """A model (`faq`), one of its versions (`faq@3`), or an encoder by its name."""
     asked = parse_ref(ref, param="ref")
-    encoder = find_encoder(session, project_id, asked.name)
-    if encoder is not None and find_model(session, project_id, asked.name) is None and asked.version in (None, 0):
-        return encoder_as_model(encoder)
-    model = get_model(session, project_id, asked.name)
-    return _model_answer(session, model) if asked.version is None else _version_answer(session, model, asked.version)
+    if asked.version is None:
+        described = describe_models(session, project_id, name=asked.name)
+        if described:
+            return model_answer(described[0])
+    if asked.version in (None, 0) and find_model(session, project_id, asked.name) is None:
+        encoder = find_encoder(session, project_id, asked.name)
+        if encoder is not None:
+            return encoder_as_model(encoder)
+    return _version_answer(session, get_model(session, project_id, asked.name), asked.version or 0)
 
 
 @router.delete("/{ref}", summary="Delete a model or version")
-def delete(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, ref: ModelRef) -> Deleted:
+def delete(resources: ResourcesDep, project_id: ProjectId, ref: ModelRef) -> Deleted:
     """Delete a model with all its versions, or one version. 409 while a collection, a job, or a roll back needs it."""
     asked = parse_ref(ref, param="ref")
-    if find_encoder(session, project_id, asked.name) is not None and find_model(session, project_id, asked.name) is None:
-        raise InvalidRequest(f"'{asked.name}' is an encoder; encoders are configured, not deleted", param="ref")
-    model = get_model(session, project_id, asked.name)
-    if asked.version is None:
-        delete_model(session, resources.artifacts, model)
-        return Deleted(id=ref, object="model")
-    delete_version(session, resources.artifacts, model, asked.version)
-    return Deleted(id=ref, object="model.version")
+    with resources.database.write() as session:
+        if find_encoder(session, project_id, asked.name) is not None and find_model(session, project_id, asked.name) is None:
+            raise InvalidRequest(f"'{asked.name}' is an encoder; encoders are configured, not deleted", param="ref")
+        model = get_model(session, project_id, asked.name)
+        if asked.version is None:
+            delete_model(session, resources.artifacts, model)
+        else:
+            delete_version(session, resources.artifacts, model, asked.version)
+    return Deleted(id=ref, object="model" if asked.version is None else "model.version")
 
 
 @router.get("/{name}/versions/{number}", summary="Get a version")
@@ -79,22 +82,23 @@ def look_at_version(session: ReadSession, project_id: ProjectId, name: str, numb
 
 
 @router.post("/{name}/promote", summary="Promote a version")
-def make_live(
-    session: WriteSession, resources: ResourcesDep, project_id: ProjectId, name: str, body: PromoteRequest
-) -> LiveAnswer:
+def make_live(resources: ResourcesDep, project_id: ProjectId, name: str, body: PromoteRequest) -> LiveAnswer:
     """Make a version live. 409 with the numbers when the promotion check says no; `force` promotes it anyway.
 
-    Searches use it in every collection of the model as soon as its vectors are there; until then they use the one before.
+    Searches by a text use it in every collection of the model at once: through the base vectors until its own are there.
+    What it would change tells `POST /v1/collections/{name}/compare` before.
     """
-    model = get_model(session, project_id, name)
-    return _live_answer(model, promote(session, resources.queue, model, body.version, force=body.force))
+    with resources.database.write() as session:
+        model = get_model(session, project_id, name)
+        return _live_answer(model, promote(session, resources.queue, model, body.version, force=body.force))
 
 
 @router.post("/{name}/rollback", summary="Roll back")
-def go_back(session: WriteSession, resources: ResourcesDep, project_id: ProjectId, name: str) -> LiveAnswer:
+def go_back(resources: ResourcesDep, project_id: ProjectId, name: str) -> LiveAnswer:
     """Make live what was live before the current promotion; again, and it goes back further."""
-    model = get_model(session, project_id, name)
-    return _live_answer(model, roll_back(session, resources.queue, model))
+    with resources.database.write() as session:
+        model = get_model(session, project_id, name)
+        return _live_answer(model, roll_back(session, resources.queue, model))
 
 
 @router.get("/{name}/promotions", summary="List promotions")
@@ -102,13 +106,6 @@ def history(session: ReadSession, project_id: ProjectId, name: str) -> Page[Prom
     """The model's history, oldest first."""
     model = get_model(session, project_id, name)
     return Page(data=[promotion_answer(row) for row in list_promotions(session, model.id)], has_more=False)
-
-
-def _model_answer(session: Session, model: Model) -> ModelAnswer:
-    numbers = [version.number for version in list_versions(session, model.id)]
-    encoder = session.get_one(EncoderRow, model.encoder_id)
-    live = version_facts(get_version(session, model, model.live_version), model, encoder)
-    return model_answer(model, encoder, numbers, live=live)
 
 
 def _version_answer(session: Session, model: Model, number: int) -> VersionAnswer:

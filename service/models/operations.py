@@ -103,6 +103,7 @@ def add_version(
         manifest=manifest,
         scores=scores,
         verdict=verdict,
+        query_only=manifest.get("query_only", False),
         created_at=now(),
     )
     session.add(version)

@@ -1,8 +1,10 @@
 """Reading models, versions and promotions."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
 from service.embeddings.loaded_models import VersionFacts
@@ -38,14 +40,37 @@ def locked(session: Session, model_id: str) -> Model:
     return model
 
 
-def list_models(session: Session, project_id: str) -> Sequence[Model]:
-    """All models, by name."""
-    return session.scalars(select(Model).filter_by(project_id=project_id).order_by(Model.name)).all()
+@dataclass(frozen=True)
+class Described:
+    """A model and what is told of it. numbers: of its versions, ascending; dim: of the live version's vectors."""
+
+    model: Model
+    encoder: EncoderRow
+    numbers: list[int]
+    dim: int
 
 
-def list_versions(session: Session, model_id: str) -> Sequence[Version]:
-    """A model's versions, oldest first; the first is number 0."""
-    return session.scalars(select(Version).filter_by(model_id=model_id).order_by(Version.number)).all()
+def describe_models(session: Session, project_id: str, *, name: str | None = None) -> list[Described]:
+    """All models, or those of this name, by name. Two SELECTs, and no manifest is read: they are 13 kB each."""
+    chosen = [Model.project_id == project_id] + ([] if name is None else [Model.name == name])
+    numbers: dict[str, list[int]] = defaultdict(list)
+    found = select(Version.model_id, Version.number).join(Model, Version.model_id == Model.id).where(*chosen)
+    for model_id, number in session.execute(found.order_by(Version.number)):
+        numbers[model_id].append(number)
+    out_dim = Version.manifest["out_dim"].as_integer()  # as `VersionFacts.dim`
+    rows = session.execute(
+        select(Model, EncoderRow, func.coalesce(out_dim, EncoderRow.dim))
+        .join(EncoderRow, Model.encoder_id == EncoderRow.id)
+        .join(Version, and_(Version.model_id == Model.id, Version.number == Model.live_version))
+        .where(*chosen)
+        .order_by(Model.name)
+    )
+    return [Described(model, encoder, numbers[model.id], dim) for model, encoder, dim in rows]
+
+
+def version_numbers(session: Session, model_id: str) -> Sequence[int]:
+    """The numbers of a model's versions, ascending; the first is 0."""
+    return session.scalars(select(Version.number).filter_by(model_id=model_id).order_by(Version.number)).all()
 
 
 def get_version(session: Session, model: Model, number: int) -> Version:
@@ -54,7 +79,7 @@ def get_version(session: Session, model: Model, number: int) -> Version:
     is_possible = 0 <= number < 2**63
     version = session.scalar(select(Version).filter_by(model_id=model.id, number=number)) if is_possible else None
     if version is None:
-        known = ", ".join(str(other.number) for other in list_versions(session, model.id))
+        known = ", ".join(map(str, version_numbers(session, model.id)))
         raise NotFound(f"model '{model.name}' has no version {number}; it has {known}", code="version_not_found", param="version")
     return version
 

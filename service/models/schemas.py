@@ -1,13 +1,11 @@
 """Models, versions and promotions as the API takes and shows them."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.embeddings.loaded_models import VersionFacts
 from service.http.bodies import Body
-from service.models.queries import version_facts
+from service.models.queries import Described, version_facts
 from service.tables import EncoderRow, Model, Promotion, PromotionAction, Version
 
 
@@ -75,16 +73,16 @@ class LiveAnswer(BaseModel):
     promotion: PromotionAnswer
 
 
-def model_answer(model: Model, encoder: EncoderRow, versions: Sequence[int], *, live: VersionFacts) -> ModelAnswer:
+def model_answer(found: Described) -> ModelAnswer:
     """The answer for a model; its `dim` is that of the live version."""
     return ModelAnswer(
-        id=model.name,
-        created=int(model.created_at.timestamp()),
-        owned_by=model.project_id,
-        encoder=encoder.name,
-        dim=live.dim,
-        live_version=model.live_version,
-        versions=list(versions),
+        id=found.model.name,
+        created=int(found.model.created_at.timestamp()),
+        owned_by=found.model.project_id,
+        encoder=found.encoder.name,
+        dim=found.dim,
+        live_version=found.model.live_version,
+        versions=found.numbers,
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from service.db import now
 from service.errors import Busy, Conflict, InvalidRequest, KeyReused, NotFound, PayloadTooLarge, ServiceError, Unavailable
-from service.http.dependencies import WriteSession
+from service.http.dependencies import ResourcesDep
 from service.http.error_answers import error_responses
 from service.resources import DEFAULT_PROJECT
 from service.tables import Project
@@ -261,8 +261,9 @@ def test_an_outage_is_logged_with_its_cause(app: FastAPI, client: TestClient, lo
 
 def test_who_makes_the_same_thing_at_the_same_moment_may_ask_again(app: FastAPI, client: TestClient) -> None:
     @app.post("/projects")
-    def create(session: WriteSession) -> dict[str, bool]:
-        session.add(Project(id=DEFAULT_PROJECT, name="a secret name", created_at=now()))
+    def create(resources: ResourcesDep) -> dict[str, bool]:
+        with resources.database.write() as session:
+            session.add(Project(id=DEFAULT_PROJECT, name="a secret name", created_at=now()))
         return {"created": True}
 
     answer = client.post("/projects")
@@ -276,8 +277,9 @@ def test_an_error_of_the_commit_is_answered_too(app: FastAPI, client: TestClient
     values = {"secret": "a secret {}".format("name")}  # in pieces: a traceback shows lines of code
 
     @app.post("/projects")
-    def create(session: WriteSession) -> dict[str, bool]:
-        session.execute(text("INSERT INTO projects VALUES (:secret)"), values)
+    def create(resources: ResourcesDep) -> dict[str, bool]:
+        with resources.database.write() as session:
+            session.execute(text("INSERT INTO projects VALUES (:secret)"), values)
         return {"created": True}
 
     answer = client.post("/projects")

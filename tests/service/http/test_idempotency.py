@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 
 from service.db import Database, now
 from service.errors import Busy, Conflict, InvalidRequest, OutcomeUnknown, Unavailable
-from service.http.dependencies import WriteSession
+from service.http.dependencies import ResourcesDep
 from service.tables import IdempotencyKey, Project
 
 Logs = Callable[[], list[dict[str, Any]]]
@@ -294,8 +294,9 @@ def test_a_cancelled_request_frees_its_key(app: FastAPI, database: Database) -> 
 
 def test_the_work_and_its_key_are_separate_transactions(app: FastAPI, client: TestClient, database: Database) -> None:
     @app.post("/v1/projects")
-    def create(body: dict[str, str], session: WriteSession) -> dict[str, str]:
-        session.add(Project(id=body["id"], name=body["id"], created_at=now()))
+    def create(body: dict[str, str], resources: ResourcesDep) -> dict[str, str]:
+        with resources.database.write() as session:
+            session.add(Project(id=body["id"], name=body["id"], created_at=now()))
         return body
 
     for _ in range(2):
