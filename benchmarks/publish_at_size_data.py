@@ -40,11 +40,11 @@ class SeededEncoder:
     """Unit vectors out of nothing but the text's checksum."""
 
     fingerprint = hashlib.sha256(b"seeded").hexdigest()
-    dim = DIM
     dtype = "float32"
 
-    def __init__(self) -> None:
-        self._table = np.random.default_rng(0).standard_normal((_TABLE_ROWS, DIM), dtype=np.float32)
+    def __init__(self, dim: int = DIM) -> None:
+        self.dim = dim
+        self._table = np.random.default_rng(0).standard_normal((_TABLE_ROWS, dim), dtype=np.float32)
 
     def encode(
         self,
@@ -53,7 +53,7 @@ class SeededEncoder:
         role: Role,  # noqa: ARG002 (an encoder's signature)
         on_batch: Callable[[Sequence[int], NDArray[np.float32]], None] | None = None,
     ) -> NDArray[np.float32]:
-        """(n, 384) float32: the sum of two rows of a random table, normalised; the text chooses which."""
+        """(n, dim) float32: the sum of two rows of a random table, normalised; the text chooses which."""
         chosen = np.array([zlib.crc32(text.encode()) for text in texts], dtype=np.uint32)
         vectors = self._table[chosen % _TABLE_ROWS] + self._table[chosen // 2**20]
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

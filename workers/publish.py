@@ -1,19 +1,18 @@
 """The way of a publish or rehead job: documents in or out, then every building name filled, made ready, and old names dropped.
 
 Everything here may be repeated from the start at any point: ids follow from documents, an upsert gives every name, and filling
-a name again writes the same values.
+a name goes on with the points that lack it.
 """
 
 import hashlib
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid5
-
-import numpy as np
 
 from service.collections.physical import ensure
 from service.collections.writer import acquire_writer, release_writer, writer_is_dead
@@ -28,13 +27,16 @@ from service.collections.writing import (
 )
 from service.datasets.queries import read_dataset
 from service.db import Database
+from service.embeddings.loaded_models import VersionFacts
 from service.errors import ServiceError, Unavailable
 from service.jobs.lifecycle import Claim, add_event, held, succeed
 from service.names import is_vector_name, vector_name
 from service.resources import Resources
 from service.tables import Dataset, Job
-from service.vectors.engine import Filter, Payload, Points
+from service.vectors.engine import Filter, Matrix, Payload, Points
 from workers.supervision import Supervision
+
+T = TypeVar("T")
 
 _DOCUMENTS_PER_BATCH = 256
 _WAIT_FOR_WRITER_SECONDS = 0.2
@@ -152,16 +154,33 @@ def _fill_building(resources: Resources, mine: Claim, plan: WritingPlan, counts:
     for version in plan.building:
         name = vector_name(version.number)
         total = resources.vectors.count(plan.physical.name)
-        done = 0
-        if resources.vectors.count(plan.physical.name, having=name) < total:
-            for page in resources.vectors.scroll(plan.physical.name, "base"):
-                keep(f"compute {name}", done, total)
-                vectors = resources.models.vectors(version, np.ascontiguousarray(page.matrix), role="document")
-                keep.confirm()
-                resources.vectors.set_vectors(plan.physical.name, name, page.ids, vectors)
-                done += len(page.ids)
+        done = resources.vectors.count(plan.physical.name, having=name)
+        for ids, vectors in _one_ahead(_lacking_vectors(resources, plan, version)):
+            keep(f"compute {name}", done, total)
+            keep.confirm()
+            resources.vectors.set_vectors(plan.physical.name, name, ids, vectors)
+            done += len(ids)
         _make_ready(resources, mine, plan, version.number)
         counts.vector_names_filled.append(name)
+
+
+def _lacking_vectors(resources: Resources, plan: WritingPlan, version: VersionFacts) -> Iterator[tuple[Sequence[str], Matrix]]:
+    """The version's vectors of the points that lack them, page by page.
+
+    A point that has one was given it by an attempt before this one, and it is right: it follows from the version and the base
+    vector, and whoever replaces the base vector replaces the whole point.
+    """
+    for page in resources.vectors.scroll(plan.physical.name, "base", lacking=vector_name(version.number)):
+        yield page.ids, resources.models.vectors(version, page.matrix, role="document")
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread makes each while the one before is worked on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="one ahead") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def _make_ready(resources: Resources, mine: Claim, plan: WritingPlan, version: int) -> None:
