@@ -18,8 +18,8 @@ Only the ratio s0/n0 changes the ranking, and not by much: s0 from 0.6 to 0.9 ke
 n0 = sqrt(|A|^2 / dim + |c|^2), the root mean square over all directions x, is within a quarter of the mean over real documents.
 So nothing has to be known of the collection. First-stage scores are never shown, nor compared with anything.
 
-How many candidates hold the best ten differs from query to query. Where one of the best comes from the worse half of the
-candidates, more of them are likely to stand behind these: then four times as many are asked for, once.
+How many candidates hold the best ten differs from head to head and from query to query. Where one of the best comes from far
+down the candidates, more of them are likely to stand behind these: then four times as many are asked for, once.
 """
 
 from typing import Final
@@ -44,9 +44,13 @@ def candidates_for(limit: int) -> int:
     return min(max(_FEWEST, _FACTOR * limit), MOST_CANDIDATES)
 
 
-def wider(rows: NDArray[np.int64], asked: int) -> int | None:
-    """How many candidates to ask for instead of `asked`, or None where those were enough. rows: what `best_of` chose of them."""
-    if asked == MOST_CANDIDATES or not len(rows) or rows.max() < asked // 2:
+def wider(rows: NDArray[np.int64], *, limit: int) -> int | None:
+    """How many candidates to ask for instead of `candidates_for(limit)`, or None where those were enough.
+
+    rows: what `best_of` chose of them. Far down is behind the first quarter where ten are wanted, the first half from 20 on.
+    """
+    asked = candidates_for(limit)
+    if asked == MOST_CANDIDATES or not len(rows) or rows.max() < max(_FEWEST // 4, _FACTOR * limit // 2):
         return None
     return min(_WIDER * asked, MOST_CANDIDATES)
 

@@ -72,11 +72,12 @@ def _instant(
     vectors, name = resources.vectors, target.qdrant_collection
     head = cast("FoldedHead", resources.models.head(target.version, target.strength))  # others have no instant target
     first_stage = first_stage_query(head, query)
-    asked: int | None = candidates_for(limit)
-    while asked is not None:  # once, seldom twice
-        found = vectors.candidates(name, "base", first_stage, limit=asked, where=where)
+    found = vectors.candidates(name, "base", first_stage, limit=candidates_for(limit), where=where)
+    rows, scores = best_of(head, query, found.matrix, limit=limit)
+    more = wider(rows, limit=limit) if len(found.ids) == candidates_for(limit) else None
+    if more is not None:
+        found = vectors.candidates(name, "base", first_stage, limit=more, where=where)
         rows, scores = best_of(head, query, found.matrix, limit=limit)
-        asked = wider(rows, asked) if len(found.ids) == asked else None
     ids = [found.ids[row] for row in rows]
     payloads = vectors.payloads(name, ids)
     # One that was deleted between the two reads is no hit any more.

@@ -136,16 +136,20 @@ def test_of_no_candidates_none_is_the_best() -> None:
     rows, scores = best_of(head, texts(20, seed=15)[0], np.empty((0, DIM), dtype=np.float32), limit=10)
 
     assert (len(rows), len(scores)) == (0, 0)
-    assert wider(rows, 100) is None
+    assert wider(rows, limit=10) is None
 
 
 def test_so_many_candidates_are_asked_for() -> None:
     assert [candidates_for(limit) for limit in (1, 10, 20, 21, 100, 1_000)] == [100, 100, 100, 105, 500, MOST_CANDIDATES]
 
 
-def test_more_candidates_are_wanted_where_one_of_the_best_came_from_the_worse_half() -> None:
-    assert wider(np.array([0, 3, 49]), 100) is None
-    assert wider(np.array([0, 50, 3]), 100) == 400
-    assert wider(np.array([499]), 500) == 2_000
-    assert wider(np.array([999]), 1_000) == 2_000
-    assert wider(np.array([1_999]), MOST_CANDIDATES) is None
+def test_more_candidates_are_wanted_where_one_of_the_best_came_from_far_down() -> None:
+    assert wider(np.array([0, 3, 24]), limit=10) is None
+    assert wider(np.array([0, 25, 3]), limit=10) == 400
+    assert wider(np.array([24]), limit=1) is None
+    assert wider(np.array([49]), limit=20) is None
+    assert wider(np.array([50]), limit=20) == 400
+    assert wider(np.array([249]), limit=100) is None
+    assert wider(np.array([250]), limit=100) == 2_000
+    assert wider(np.array([1_999]), limit=1_000) is None
+    assert wider(np.array([], dtype=np.int64), limit=10) is None
