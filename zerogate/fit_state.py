@@ -1,5 +1,6 @@
 """Where a fit stands between two steps: all that it needs to go on from there, and to come out the same to the bit."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -16,10 +17,17 @@ OnFitStep = Callable[[int, int, float], None]
 """Called before every step with (step, steps, mean loss of the epoch before); may raise to stop."""
 
 _TOTAL: Final = "total"
+# The one-cycle schedule (Smith and Topin 2017) with the numbers of torch's OneCycleLR: the share of steps in which the rate
+# rises, what the first and the last rate are divided by, and Adam's first momentum, which falls where the rate rises.
+_RISING: Final = 0.3
+_FIRST_DIVISOR: Final = 25.0
+_LAST_DIVISOR: Final = 1e4
+_MOMENTUM: Final = (0.95, 0.85)
+_SECOND_MOMENTUM: Final = 0.999
 
 
 class FitState:
-    """The optimizer, its schedule, the random generators and the losses of a fit.
+    """The optimizer, the random generators and the losses of a fit.
 
     per_epoch: steps of an epoch; steps: of all epochs; last_epoch: the one after which the recipe stops.
     step: how many are done; losses: the mean of every whole epoch; total: the sum of those of the epoch under way, ().
@@ -38,10 +46,7 @@ class FitState:
         self.optimizer = torch.optim.AdamW(
             self._parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
-        # One step more than there are: the very last rate is 0, and a step of it would be lost.
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, max_lr=recipe.learning_rate, total_steps=self.steps + 1
-        )
+        self._peak = recipe.learning_rate
         self._shuffle = torch.Generator().manual_seed(recipe.seed)
         self._before_order = self._shuffle.get_state()
         self._draws = draws
@@ -70,6 +75,13 @@ class FitState:
         self._before_order = self._shuffle.get_state()
         return self._objective.order(self._shuffle)
 
+    def set_rate(self) -> None:
+        """Give the optimizer the learning rate and the momentum of the step that comes next."""
+        # One step more than there are: the very last rate is almost 0, and a step of it would be lost.
+        rate, momentum = one_cycle(self.step, self.steps + 1, peak=self._peak)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["betas"] = rate, (momentum, _SECOND_MOMENTUM)
+
     def end_epoch(self) -> float:
         """The mean loss of the epoch that is now done."""
         self.losses.append(float(self.total) / self.per_epoch)  # read once an epoch: reading waits for a GPU
@@ -95,7 +107,6 @@ class FitState:
             "losses": self.losses,
             "seconds": seconds,
             "snapshots": list(self.snapshots),
-            "rates": [{key: group[key] for key in ("lr", "betas")} for group in self.optimizer.param_groups],
         }
         return Record({name: one.cpu().numpy() for name, one in kept.items()}, facts)
 
@@ -118,15 +129,28 @@ class FitState:
             if name.startswith("moment "):
                 _, place, key = name.split()
                 self._moments()[self._parameters[int(place)]][key] = one.to(self.device)
-        for group, rates in zip(self.optimizer.param_groups, record.facts["rates"], strict=True):
-            group.update(lr=rates["lr"], betas=tuple(rates["betas"]))
-        self.schedule.load_state_dict({**self.schedule.state_dict(), "last_epoch": self.step, "_step_count": self.step + 1})
 
     def _moments(self) -> dict[nn.Parameter, dict[str, Tensor]]:
         """AdamW's state; it makes a parameter's at the first step."""
         state: Any = self.optimizer.state  # a default dictionary
         found: dict[nn.Parameter, dict[str, Tensor]] = state
         return found
+
+
+def one_cycle(step: int, steps: int, *, peak: float) -> tuple[float, float]:
+    """The learning rate and the momentum of a step of so many: the rate rises to its peak and falls to almost 0 along cosines."""
+    top, last = _RISING * steps - 1, steps - 1
+    low, high = _MOMENTUM[1], _MOMENTUM[0]
+    if step <= top:
+        share = step / top if top else 1.0
+        return _between(peak / _FIRST_DIVISOR, peak, share), _between(high, low, share)
+    share = (step - top) / (last - top)
+    return _between(peak, peak / _FIRST_DIVISOR / _LAST_DIVISOR, share), _between(low, high, share)
+
+
+def _between(first: float, last: float, share: float) -> float:
+    """From first to last along half a cosine."""
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * share))
 
 
 class Keeper:

@@ -15,6 +15,7 @@ from zerogate.errors import TooFewExamples, TrainingDiverged
 from zerogate.examples import Kind
 from zerogate.fit_state import FitState, Keeper, OnFitStep
 from zerogate.folded import ServedHead
+from zerogate.group_objectives import unit
 from zerogate.hard_negatives import mine_hard_negatives
 from zerogate.heads import Head, make_head
 from zerogate.losses.distillation import similarity_distillation
@@ -28,6 +29,8 @@ from zerogate.vectors import Vectors
 _KINDS: dict[type, Kind] = {PairExamples: "pairs", ScoredExamples: "scored", GroupExamples: "groups"}
 # Texts whose similarities to each other are compared with the encoder's in every step, with stay_near_base.
 _NEAR_ROWS = 256
+# A head maps every row by itself: so many of each side tell whether it starts as the identity.
+_CHECKED_ROWS = 256
 # A document this close to the best known one may be an answer that nobody has marked: it is no negative.
 _FALSE_NEGATIVE_SHARE = 0.05
 
@@ -36,7 +39,7 @@ _FALSE_NEGATIVE_SHARE = 0.05
 class Fit:
     """A fitted head, the seconds it took, and the mean loss of every epoch.
 
-    identity_at_start: whether, before the first step, the head gave all vectors back bit for bit.
+    identity_at_start: whether, before the first step, the head gave vectors of both sides back bit for bit.
     snapshots: the head after the epochs that were asked for. steps: of all epochs that were to be done; resumed_step: how many
     of them records had, 0 where this run began at the beginning. seconds: of earlier runs too, as far as records had them.
     """
@@ -81,17 +84,20 @@ def fit(
     queries, documents = (_tensor(side, device) for side in (vectors.queries, vectors.documents))
     head = make_head(queries.shape[1], recipe.shape, skip_dropout=recipe.skip_dropout, seed=recipe.seed).to(device).eval()
     with torch.inference_mode():
-        identity_at_start = all(_gives_back(head, side) for side in (queries, documents))
-    objective = objective_for(examples, queries, documents, head, recipe)
+        identity_at_start = all(_gives_back(head, side[:: 1 + len(side) // _CHECKED_ROWS]) for side in (queries, documents))
+    # Rounded once, for products that would round them in every step.
+    dtype = product_dtype(queries.device)
+    objective = objective_for(examples, queries.to(dtype), documents.to(dtype), head, recipe)
     # Only what is trained on: the vectors of held-out texts may be there as well.
-    trained = [side[torch.from_numpy(rows).to(device)] for side, rows in zip((queries, documents), named(examples), strict=True)]
-    distil = _Distillation(head, [*trained, *([] if near is None else [_tensor(near, device)])], recipe)
+    trained = [side[rows] for side, rows in zip((vectors.queries, vectors.documents), named(examples), strict=True)]
+    general = [] if near is None else [_tensor(near, device)]
+    distil = _Distillation(head, [*(_tensor(side, device) for side in trained), *general], recipe)
     if not any(True for _ in head.parameters()):
         found = head.cpu()
         return Fit(found, time.perf_counter() - started, [], identity_at_start, [found.served() for _ in snapshots], 0, 0)
     draws = {"masks": head.drop.masks(queries.device), "near": distil.draw}
     state = FitState(head, objective, recipe, len(examples), draws)
-    name = "" if records is None else _name(records, recipe, examples, [one.cpu().numpy() for one in trained], near, snapshots)
+    name = "" if records is None else _name(records, recipe, examples, trained, near, snapshots)
     keeper = Keeper(records, name, state, started)
     keeper.load()
     resumed = state.step
@@ -147,13 +153,13 @@ def _train(
         order = state.order().to(state.device)
         for rows in islice(batches(order, recipe.batch_size), state.step % state.per_epoch, None):
             keeper.before_step(on_step)
+            state.set_rate()
             # A context a step: it remembers the weights that it has rounded, and the optimizer changes them.
             with _mixed_precision(state.device):
                 loss = objective(rows) + distil()
             state.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             state.optimizer.step()
-            state.schedule.step()
             state.total += loss.detach()
             state.step += 1
         last = state.end_epoch()
@@ -183,7 +189,7 @@ class _Distillation:
         general = torch.randint(count - self._general, count, (half,), generator=self.draw) if self._general else anywhere
         rows = torch.cat((anywhere, general)).to(self._base.device)
         teacher = self._base[rows]  # (r, dim)
-        student = torch.nn.functional.normalize(self._head(teacher), dim=1)  # (r, out_dim)
+        student = unit(self._head(teacher.to(product_dtype(teacher.device))))  # (r, out_dim)
         return self._weight * similarity_distillation(student, teacher)
 
 
@@ -217,8 +223,11 @@ def _tensor(side: NDArray[np.float32], device: torch.device | str) -> Tensor:
     return torch.from_numpy(np.require(side, requirements=["C", "W"])).to(device)
 
 
+def product_dtype(device: torch.device) -> torch.dtype:
+    """Of the products of a fit: bf16 where the hardware multiplies it natively; weights, sums over steps and losses stay fp32."""
+    return torch.bfloat16 if best_dtype(device) == "bfloat16" else torch.float32
+
+
 def _mixed_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Products in bf16 where the hardware multiplies it natively; weights, sums over steps and losses stay fp32."""
-    if best_dtype(device) == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    dtype = product_dtype(device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

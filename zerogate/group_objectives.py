@@ -17,20 +17,30 @@ _TOGETHER = 8
 
 
 class Side:
-    """The head's unit rows of base vectors of any leading shape (..., dim)."""
+    """The head's unit rows of base vectors of any leading shape (..., dim), float32 whatever the dtype of the base vectors."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
 
     def __call__(self, base: Tensor) -> Tensor:
-        return nn.functional.normalize(self._head(base), dim=-1)
+        return unit(self._head(base))
+
+    def raw(self, base: Tensor) -> Tensor:
+        """The rows as the head gives them, of the base vectors' dtype."""
+        raw: Tensor = self._head(base)
+        return raw.to(base.dtype)
 
     def still(self, base: Tensor) -> Tensor:
-        """The same without dropout."""
+        """Unit rows without dropout."""
         was_training = self._head.training
-        found = nn.functional.normalize(self._head.eval()(base), dim=-1)
+        found = unit(self._head.eval()(base))
         self._head.train(was_training)
         return found
+
+
+def unit(rows: Tensor) -> Tensor:
+    """The rows, (..., dim), divided by their lengths; float32."""
+    return nn.functional.normalize(rows.float(), dim=-1)
 
 
 class Batches:
@@ -77,10 +87,10 @@ class Prototypes:
         self.parameters: list[nn.Parameter] = []
         labels = torch.from_numpy(examples.labels)  # (k,)
         self._labels = labels.to(queries.device)
-        self._base = queries[torch.from_numpy(examples.texts).to(queries.device)]  # (k, dim)
-        counts = torch.bincount(labels)[:, None].to(queries.dtype)  # (classes, 1)
+        self._base = queries[torch.from_numpy(examples.texts).to(queries.device)].float()  # (k, dim)
+        counts = torch.bincount(labels)[:, None].float()  # (classes, 1)
         # On the CPU, once: on a GPU the order of an index_add, and so its last bits, are a matter of luck.
-        sums = torch.zeros(len(counts), queries.shape[1], dtype=queries.dtype).index_add_(0, labels, self._base.cpu())
+        sums = torch.zeros(len(counts), queries.shape[1]).index_add_(0, labels, self._base.cpu())
         self._counts, self._sums = counts.to(queries.device), sums.to(queries.device)  # (classes, 1), (classes, dim)
         self._side, self._temperature = side, recipe.temperature
 

@@ -31,7 +31,7 @@ NUDGE = 1e-6
 
 
 class Head(nn.Module, ABC):
-    """Maps base vectors, (n, dim) float32, to raw outputs y, (n, out_dim) float32."""
+    """Maps base vectors, (n, dim) float32, to raw outputs y, (n, out_dim) float32; in training they may be bfloat16."""
 
     kind: ClassVar[Kind]
 
@@ -84,6 +84,10 @@ class SkipHead(Head):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer, gate in zip(self.layers, self.gates, strict=True):
+            assert isinstance(layer, Layer)
+            if self.shape.folds and self.shape.merge == "add":
+                x = layer.added(x, gate)
+                continue
             branch = layer(x)  # (n, dim)
             x = x + gate * branch if self.shape.merge == "add" else _append(x, gate, branch)
         return x
@@ -169,33 +173,88 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.shape.norm == "pre":
             x = _layer_norm(x)
-        y = nn.functional.linear(self.drop(x), self.weight, self.bias)  # (n, outputs)
+        weight = (self.weight * self.drop.gain).to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = nn.functional.linear(self.drop.masked(x), weight, bias)  # (n, outputs)
         y = _ACTIVATIONS[self.shape.activation](y)
         return _layer_norm(y) if self.shape.norm == "post" else y
 
+    def added(self, x: Tensor, gate: Tensor) -> Tensor:
+        """x + gate * (W dropout(x) + b), of a layer without norm and activation: one product, nothing else as large as x.
+
+        The gate, and what dropout scales by, go into the matrix: (dim, dim) numbers instead of (n, dim).
+        """
+        weight = (self.drop.gain * gate)[:, None] * self.weight  # (dim, dim)
+        rows = x.reshape(-1, x.shape[-1])
+        y = torch.addmm(rows, self.drop.masked(rows), weight.to(x.dtype).T)
+        return (y if self.bias is None else y + (gate * self.bias).to(y.dtype)).view(x.shape)
+
 
 class SkipDropout(nn.Module):
-    """Dropout with a generator of its own, which keeps a training repeatable while other threads draw random numbers."""
+    """Dropout with a generator of its own, which keeps a training repeatable while other threads draw random numbers.
+
+    A number is dropped where a random byte says so: the share is rounded to the next 256th, and is at most 255 of them.
+    """
 
     def __init__(self, share: float, *, seed: int) -> None:
         super().__init__()
         if not 0.0 <= share < 1.0:
             raise ValueError(f"skip_dropout must be at least 0 and below 1, found {share}")
-        self.share = share
+        self.share = min(round(256 * share), 255) / 256
         self._masks = torch.Generator().manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.share == 0.0:
+        """x with the share of its numbers dropped and the others scaled up, so that the mean stays; x itself in evaluation."""
+        return self.masked(x) * self.gain if self._drops else x
+
+    def masked(self, x: Tensor) -> Tensor:
+        """x with the share of its numbers dropped, the others as they are."""
+        if not self._drops:
             return x
-        # Comparing uniform numbers draws the same mask as `bernoulli_` in a third of the time, which was a third of a step.
-        keep = torch.rand(x.shape, generator=self.masks(x.device), device=x.device) >= self.share
-        return x * keep / (1.0 - self.share)
+        masked: Tensor = _Masked.apply(x, self._kept(x))  # type: ignore[no-untyped-call]
+        return masked
+
+    @property
+    def gain(self) -> float:
+        """What makes up for the dropped numbers: 1 / (1 - share), in evaluation mode 1."""
+        return 1.0 / (1.0 - self.share) if self._drops else 1.0
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.share > 0.0
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """-1 (all bits) where a number of x is kept, 0 where it is dropped; integers as wide as x's numbers."""
+        # Eight bytes a draw, and arithmetic instead of a comparison: a uniform number for every number took half of a step.
+        drawn = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        drawn.random_(-(2**63), None, generator=self.masks(x.device))
+        bytes_ = drawn.view(torch.uint8)[: x.numel()].view(x.shape)
+        kept = bytes_.to(_INTEGERS[x.itemsize]).neg_().add_(round(256 * self.share) - 1)  # below 0 where byte >= 256 * share
+        return kept.bitwise_right_shift_(8 * x.itemsize - 1)
 
     def masks(self, device: torch.device) -> torch.Generator:
         """The generator of the masks of inputs on this device."""
         if self._masks.device != device:
             self._masks = torch.Generator(device).manual_seed(self._masks.initial_seed())
         return self._masks
+
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class _Masked(torch.autograd.Function):
+    """x where `kept` is -1, 0 where it is 0: a bitwise and, several times as fast as a selection by random booleans."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(kept)
+        return (x.view(kept.dtype) & kept).view(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return (above.contiguous().view(kept.dtype) & kept).view(above.dtype), None
 
 
 class _Appended(torch.autograd.Function):

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from zerogate.errors import ZerogateError
-from zerogate.group_objectives import Batches, Prototypes, Side, grouped_order
+from zerogate.group_objectives import Batches, Prototypes, Side, grouped_order, unit
 from zerogate.heads import Head
 from zerogate.losses.contrastive import contrastive, multi_positive_contrastive, online_contrastive, same_pairs
+from zerogate.losses.raw_contrastive import raw_contrastive
 from zerogate.losses.scored import cosent, cosine_regression
 from zerogate.losses.triplet import triplet
 from zerogate.recipe import Recipe
@@ -33,7 +34,7 @@ class Objective(Protocol):
 def objective_for(examples: Examples, queries: Tensor, documents: Tensor, head: Head, recipe: Recipe) -> Objective:
     """The objective that the (filled in) recipe names.
 
-    queries: (n, dim), documents: (m, dim); base vectors on the head's device.
+    queries: (n, dim), documents: (m, dim); base vectors on the head's device, of the dtype in which the head shall multiply them.
     """
     side = Side(head)
     match examples:
@@ -56,12 +57,15 @@ class _Known:
         """pairs: (k, 2) int64, distinct."""
         # Only a query with several documents and a document of several queries can belong together unseen.
         self._several, self._shared = (pairs[:, column].bincount() > 1 for column in (0, 1))  # (queries,), (documents,)
+        self._any_repeated = bool(self._several.any() | self._shared.any())
         self._any_unseen = bool((self._several[pairs[:, 0]] & self._shared[pairs[:, 1]]).any())
         self._documents = int(pairs[:, 1].max()) + 1
         self._keys = (pairs[:, 0] * self._documents + pairs[:, 1]).sort().values  # (k,)
 
-    def others(self, pairs: Tensor) -> Tensor:
-        """Where the query of row i belongs to the document of row j, (b, b) bool; false on the diagonal."""
+    def others(self, pairs: Tensor) -> Tensor | None:
+        """Where the query of row i belongs to the document of row j, (b, b) bool; false on the diagonal. None: nowhere."""
+        if not self._any_repeated:
+            return None
         same = same_pairs(pairs[:, 0], pairs[:, 1])
         if self._any_unseen:
             rows = self._several[pairs[:, 0]].nonzero()  # (r, 1)
@@ -85,9 +89,12 @@ class _Pairs:
         self._pairs = torch.from_numpy(examples.pairs).to(device)  # (k, 2)
         self._negatives = torch.from_numpy(examples.negatives).to(device)  # (k, h)
         self._known = _Known(self._pairs)
-        self._queries, self._documents = queries, documents
-        self._query_side = side
-        self._document_side: Callable[[Tensor], Tensor] = (lambda base: base) if recipe.query_only else side
+        # One matrix of both sides, from which a batch is one gather.
+        self._base = torch.cat((queries, documents))  # (n + m, dim)
+        self._places = self._pairs + torch.tensor([0, len(queries)], device=device)  # (k, 2), rows of it
+        self._documents = self._base[len(queries) :]
+        self._side = side
+        self._document_side: Callable[[Tensor], Tensor] = (lambda base: base.float()) if recipe.query_only else side
         self._recipe = recipe
         self._loss = {
             "contrastive": self._contrastive,
@@ -102,13 +109,13 @@ class _Pairs:
         return torch.randperm(len(self._pairs), generator=draw)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        pairs = self._pairs[rows]  # (b, 2)
-        queries, documents = self._queries[pairs[:, 0]], self._documents[pairs[:, 1]]  # (b, dim)
+        base = self._base.index_select(0, self._places[rows].T.reshape(-1))  # (2b, dim), the queries first
         if self._recipe.query_only:
-            return self._loss(rows, pairs, self._query_side(queries), documents)
-        # One pass for both sides: half as many calls, and products of twice the height.
-        anchors, positives = self._query_side(torch.cat((queries, documents))).tensor_split(2)  # (b, dim)
-        return self._loss(rows, pairs, anchors, positives)
+            queries, positives = base.tensor_split(2)  # (b, dim)
+            anchors = self._side.raw(queries)
+        else:  # one pass for both sides: half as many calls, and products of twice the height
+            anchors, positives = self._side.raw(base).tensor_split(2)  # (b, dim)
+        return self._loss(rows, self._pairs[rows], anchors, positives)
 
     def _given(self, rows: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """The given negatives, (b, h, dim), and which of them there are, (b, h)."""
@@ -118,23 +125,29 @@ class _Pairs:
         return self._document_side(self._documents[negatives.clamp(min=0)]), negatives >= 0
 
     def _contrastive(self, rows: Tensor, pairs: Tensor, anchors: Tensor, positives: Tensor) -> Tensor:
+        temperature, same = self._recipe.temperature, self._known.others(pairs)
         negatives, present = self._given(rows)
-        same = self._known.others(pairs)
+        if negatives is None:
+            return raw_contrastive(anchors, positives, temperature=temperature, same=same)
         return contrastive(
-            anchors, positives, temperature=self._recipe.temperature, same=same, negatives=negatives, present=present
+            unit(anchors), unit(positives), temperature=temperature, same=same, negatives=negatives, present=present
         )
 
     def _multi_positive(self, _rows: Tensor, pairs: Tensor, anchors: Tensor, positives: Tensor) -> Tensor:
         belongs = pairs[:, 0][:, None] == pairs[:, 0][None, :]  # (b, b)
-        shared = self._known.others(pairs) & ~belongs  # another query's positive, but this one's as well
-        return multi_positive_contrastive(anchors, positives, belongs, temperature=self._recipe.temperature, ignored=shared)
+        others = self._known.others(pairs)
+        shared = None if others is None else others & ~belongs  # another query's positive, but this one's as well
+        return multi_positive_contrastive(
+            unit(anchors), unit(positives), belongs, temperature=self._recipe.temperature, ignored=shared
+        )
 
     def _triplet(self, rows: Tensor, _pairs: Tensor, anchors: Tensor, positives: Tensor) -> Tensor:
         negatives, present = self._given(rows)
         assert negatives is not None
-        return triplet(anchors, positives, negatives, margin=self._recipe.margin, present=present)
+        return triplet(unit(anchors), unit(positives), negatives, margin=self._recipe.margin, present=present)
 
     def _online_contrastive(self, rows: Tensor, pairs: Tensor, anchors: Tensor, positives: Tensor) -> Tensor:
+        anchors, positives = unit(anchors), unit(positives)
         negatives, present = self._given(rows)
         if negatives is None or present is None:  # the row before has a positive for it, unless that is one's own as well
             negatives = positives.roll(1, dims=0)[:, None, :]  # (b, 1, dim)

@@ -1,8 +1,8 @@
 """`recipe: "auto"`: try recipes on folds of the training data, and keep the simplest way that earns most within the budget.
 
-Successive halving (Jamieson and Talwalkar 2016): all recipes get a quarter of their epochs, the better ones all of them. The
-heads of the best few are averaged, the strength is chosen on the curve of score and forgetting, and what comes out has to beat
-the baselines: the encoder itself, a rotation, ridge regression, and a plain linear layer.
+Successive halving (Jamieson and Talwalkar 2016): all recipes get a twentieth to a quarter of their epochs, the better ones more,
+the best all of them. The heads of the best few are averaged, the strength is chosen on the curve of score and forgetting, and
+what comes out has to beat the baselines: the encoder itself, a rotation, ridge regression, and a plain linear layer.
 """
 
 import time
@@ -29,12 +29,16 @@ from zerogate.vectors import Vectors
 OnStep = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps); may raise to stop."""
 
-_FIRST_SHARE: Final = 0.25  # of the epochs, for all recipes
-_KEPT_SHARE: Final = 0.34  # of the recipes goes on to all epochs
+# Of the epochs, for all recipes: as little as `_TELLING_STEPS` of the optimizer, inside these bounds.
+_FIRST_SHARES: Final = (0.05, 0.25)
+_TELLING_STEPS: Final = 20
+_MIDDLE_POWER: Final = 0.7  # of the first share: a middle rung that costs little more than the first
+_KEPT_SHARE: Final = 0.2  # of the recipes goes on to more epochs
 _FEWEST_KEPT: Final = 3
 _AVERAGED: Final = 3
 _CHECKPOINTS: Final = (0.5, 0.75, 1.0)  # of the epochs: where a fit may have been at its best
 _TRIAL_STRENGTHS: Final = (0.3, 0.5, 0.75, 1.0)
+_CAUTIOUS: Final = 0.5  # where a head at its full strength forgets more than the budget
 _IDENTITY_ERRORS: Final = 2.5
 _SIMPLER_ERRORS: Final = 1.0
 
@@ -73,10 +77,13 @@ class Search:
         self._resumed = 0
         self._expected = 1
 
-    def run(self) -> Plan:
-        """Try the list of recipes, weigh the best of them against the baselines, and decide. The task must have folds."""
+    def run(self, recipes: Sequence[Recipe] = ()) -> Plan:
+        """Try the recipes, weigh the best of them against the baselines, and decide. The task must have folds.
+
+        recipes: ready for the task's kind; without any, those that the task's kind and size ask for.
+        """
         started = time.perf_counter()
-        recipes = trial_recipes(self._task.kind, len(self._task.train), seed=self._seed)
+        recipes = recipes or trial_recipes(self._task.kind, len(self._task.train), seed=self._seed)
         tried = self._halve(recipes, started)
         candidates = [_Candidate(Way("identity"), self._identities(), [], self._scales.base()), *self._closed_forms()]
         if tried:
@@ -110,11 +117,18 @@ class Search:
 
     def _halve(self, recipes: Sequence[Recipe], started: float) -> list[_Candidate]:
         """The candidates that got all of their epochs, the best first; none where every loss diverged."""
-        self._expected = len(recipes) + max(_FEWEST_KEPT, round(_KEPT_SHARE * len(recipes)))
-        first = self._rung(list(enumerate(recipes)), _FIRST_SHARE, started)
-        kept = max(_FEWEST_KEPT, round(_KEPT_SHARE * len(recipes)))
-        going_on = [(number, recipes[number]) for number, _ in first[:kept]] or [(0, recipes[0])]
+        rungs = rungs_of(len(recipes), self._steps(recipes[0]))
+        self._expected = sum(count for _, count in rungs)
+        going_on = list(enumerate(recipes))
+        for place, (share, _) in enumerate(rungs[:-1]):
+            tried = self._rung(going_on, share, started)
+            kept = rungs[place + 1][1]
+            going_on = [(number, recipes[number]) for number, _ in tried[:kept]] or [(0, recipes[0])]
         return [candidate for _, candidate in self._rung(going_on, 1.0, started)]
+
+    def _steps(self, recipe: Recipe) -> int:
+        """Of the optimizer, in a whole fit to a fold."""
+        return recipe.epochs * -(-len(self._task.folds[0].part) // recipe.batch_size)
 
     def _rung(self, recipes: Sequence[tuple[int, Recipe]], share: float, started: float) -> list[tuple[int, _Candidate]]:
         found: list[tuple[int, _Candidate]] = []
@@ -151,8 +165,10 @@ class Search:
         for place, epoch in enumerate(checkpoints):
             heads = [one.snapshots[place] for one in fits]
             way = Way("head", (replace(shortened, stop_after=epoch % shortened.epochs),), query_only=recipe.query_only)
-            found.append(self._candidate(way, heads, _TRIAL_STRENGTHS))
+            found.append(self._glanced_at(way, heads))
         best = max(found, key=lambda one: self._worth(one.point))
+        if share == 1.0:
+            best = self._candidate(best.way, best.heads, _TRIAL_STRENGTHS)
         point = best.point.to_dict()
         self._trials.append(Trial(number, share, best.way.recipes[0], **point, seconds=time.perf_counter() - started))
         return best
@@ -177,6 +193,11 @@ class Search:
     def _candidate(self, way: Way, heads: list[ServedHead], strengths: Sequence[float] = STRENGTHS) -> _Candidate:
         curve = self._scales.curve(heads, query_only=way.query_only, strengths=strengths)
         return _Candidate(way, heads, curve, self._scales.best(curve))
+
+    def _glanced_at(self, way: Way, heads: list[ServedHead]) -> _Candidate:
+        """Weighed just well enough to drop a recipe or a checkpoint by: weighing costs as much as a short fit."""
+        found = self._candidate(way, heads, (1.0,))
+        return found if found.point.forgetting <= self._scales.budget else self._candidate(way, heads, (_CAUTIOUS,))
 
     def _identities(self) -> list[ServedHead]:
         return [FoldedHead.identity(self._vectors.queries.shape[1]) for _ in self._task.folds]
@@ -234,3 +255,19 @@ class Search:
             if gain.difference <= errors * gain.standard_error:
                 return one
         return best
+
+
+def rungs_of(recipes: int, steps: int) -> list[tuple[float, int]]:
+    """The rungs of a search over so many recipes: (share of their epochs, how many recipes get it), the last share being 1.
+
+    steps: of a whole fit. There are three rungs at most; one that would drop no recipe is left out.
+    """
+    least, most = _FIRST_SHARES
+    first = min(most, max(least, _TELLING_STEPS / steps))
+    found: list[tuple[float, int]] = []
+    for share in (first, first**_MIDDLE_POWER):
+        kept = max(_FEWEST_KEPT, round(_KEPT_SHARE * recipes))
+        if kept < recipes:
+            found.append((share, recipes))
+            recipes = kept
+    return [*found, (1.0, recipes)]

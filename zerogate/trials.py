@@ -21,9 +21,12 @@ _NEAR: Final[dict[Kind, tuple[float, ...]]] = {"groups": (10.0, 30.0, 60.0, 100.
 _USUAL_NEAR: Final = (0.0, 0.0, 3.0, 10.0)
 
 
-def trial_recipes(kind: Kind, examples: int, *, seed: int) -> list[Recipe]:
-    """The recipes to try on a task of this kind with so many examples; the first is the default one."""
-    count = next((trials for below, trials in _TRIALS if examples < below), _FEWEST_TRIALS)
+def trial_recipes(kind: Kind, examples: int, *, seed: int, count: int = 0) -> list[Recipe]:
+    """The recipes to try on a task of this kind with so many examples; the first is the default one.
+
+    count: of the recipes; 0 leaves it to the number of examples. A longer list begins with the shorter one.
+    """
+    count = count or next((trials for below, trials in _TRIALS if examples < below), _FEWEST_TRIALS)
     draw = np.random.default_rng(seed)
     near = 30.0 if kind == "groups" else 0.0
     default = _sized(Recipe(seed=seed, stay_near_base=near), examples).for_kind(kind)

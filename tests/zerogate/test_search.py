@@ -20,7 +20,7 @@ from zerogate.learning import make
 from zerogate.plan import Plan, Way
 from zerogate.recipe import Recipe
 from zerogate.scored_test import ScoredTest
-from zerogate.search import Search
+from zerogate.search import Search, rungs_of
 from zerogate.sides import evaluate_tuned
 from zerogate.strength import Point, Scales, choosing_texts
 from zerogate.task_parts import Rows
@@ -414,3 +414,37 @@ def test_kinds_without_documents_have_the_baselines_that_fit_them(kind: Kind, mo
     baselines = {"procrustes", "ridge"} if kind == "groups" else set()
     assert plan.candidates.keys() == {"identity", "linear", "head", "mean"} | baselines
     assert plan.metric == {"scored": "spearman", "groups": "accuracy@centroid"}[kind]
+
+
+# Rungs
+
+
+@pytest.mark.parametrize(
+    ("recipes", "steps", "rungs"),
+    [
+        (32, 400, [(0.05, 32), (0.05**0.7, 6), (1.0, 3)]),
+        (12, 1000, [(0.05, 12), (1.0, 3)]),
+        (20, 60, [(0.25, 20), (0.25**0.7, 4), (1.0, 3)]),  # at most a quarter
+        (20, 100, [(0.2, 20), (0.2**0.7, 4), (1.0, 3)]),  # 20 steps
+        (20, 200, [(0.1, 20), (0.1**0.7, 4), (1.0, 3)]),
+        (4, 1_000_000, [(0.05, 4), (1.0, 3)]),
+        (3, 300, [(1.0, 3)]),
+        (1, 1, [(1.0, 1)]),
+    ],
+)
+def test_the_rungs_of_a_search_are_short_for_many_and_whole_for_few(
+    recipes: int, steps: int, rungs: list[tuple[float, int]]
+) -> None:
+    found = rungs_of(recipes, steps)
+
+    assert [count for _, count in found] == [count for _, count in rungs]
+    assert [share for share, _ in found] == pytest.approx([share for share, _ in rungs])
+
+
+def test_recipes_that_are_given_are_tried_and_no_others() -> None:
+    task, vectors = world(noisy(160, seed=1))
+
+    plan = searching(task, vectors).run(SHORT[:2])
+
+    assert plan.planned == 2
+    assert {trial.recipe.seed for trial in plan.trials} == {recipe.seed for recipe in SHORT[:2]}

@@ -65,3 +65,12 @@ def test_trials_differ_in_what_matters(kind: Kind) -> None:
 
     for name in ("skip_dropout", "learning_rate", "epochs", "stay_near_base", "temperature"):
         assert len({getattr(recipe, name) for recipe in found}) > 1, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_of_any_length_begins_with_the_usual_one(kind: Kind) -> None:
+    usual, longer, shorter = (trial_recipes(kind, 3_000, seed=2, count=count) for count in (0, 32, 5))
+
+    assert len(longer) == len(set(longer)) == 32
+    assert longer[: len(usual)] == usual
+    assert shorter == usual[:5]
