@@ -1,6 +1,7 @@
 """The embedded profile: API, workers, database, broker and vectors in one process, on one data folder."""
 
 import fcntl
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from service.settings import Settings
 from workers.sweep import finish, sweep_until
 from workers.tasks import run_here
 
+# Python's own 5 ms make a request that takes the interpreter's lock twenty times beside a busy job wait 100 ms.
+_SWITCH_SECONDS = 0.001
+
 
 @dataclass(frozen=True)
 class EmbeddedService:
@@ -40,6 +44,7 @@ def embedded_service(settings: Settings) -> Iterator[EmbeddedService]:
     Raises Conflict when another process uses the data folder.
     """
     stopping = threading.Event()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with ExitStack() as stack:
         stack.enter_context(exclusive(settings.data_dir))
         # In-memory queues belong to the whole process: a prefix keeps two services in one process (tests) apart.

@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 from zerogate.head_shapes import Merge
 
 
+# Multiplications that OpenBLAS does not yet share among threads.
+_ONE_THREAD = 4 * 65_536
+_FEW_ROWS = 64
+
+
 class ServedHead(Protocol):
     """What serving, publishing and evaluation need of a head. Base vectors in, the version's vectors out."""
 
@@ -114,12 +119,23 @@ class FoldedHead:
 
     def raw(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
         """y for every row of base, (n, dim) to (n, out_dim), float32; rows are not normalised."""
-        y = base @ self.matrix.T  # (n, out_dim)
+        y = _product(base, self.matrix)  # (n, out_dim)
         return y if self.offset is None else y + self.offset
 
     def vectors(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
         """The version's vectors: y with unit rows, (n, out_dim) float32."""
         return unit_rows(self.raw(base))
+
+
+def _product(base: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """base @ matrix.T, (n, out_dim); for a few rows in parts that BLAS keeps in one thread.
+
+    Shared among threads the product of 32 rows takes 16 ms instead of 0.2 where a core has other work: they wait for each other.
+    """
+    if not 0 < len(base) <= _FEW_ROWS:
+        return base @ matrix.T
+    width = max(1, _ONE_THREAD // (len(base) * matrix.shape[1]))
+    return np.concatenate([base @ matrix[start : start + width].T for start in range(0, len(matrix), width)], axis=1)
 
 
 def unit_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -252,3 +252,15 @@ def test_heads_that_do_not_belong_together_have_no_mean() -> None:
         FoldedHead.mean([FoldedHead.identity(8), FoldedHead.identity(9)])
     with pytest.raises(ValueError, match="append numbers"):
         FoldedHead.mean([tall, tall])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 63, 64, 65])
+def test_few_rows_and_many_get_the_same_product(rows: int) -> None:
+    draw = np.random.default_rng(rows)
+    head = FoldedHead(draw.standard_normal((385, 300)).astype(np.float32), None)
+    base = draw.standard_normal((rows, 300)).astype(np.float32)
+
+    expected = base.astype(np.float64) @ head.matrix.astype(np.float64).T
+
+    assert head.raw(base).shape == (rows, 385)
+    assert np.abs(head.raw(base) - expected).max(initial=0.0) < 1e-4
