@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zerogate.evaluation import MeanEvaluation, RetrievalTest
+from zerogate.fitting import product_dtype
 from zerogate.folded import Block, FoldedHead, unit_rows
 from zerogate.guard import Guard
 from zerogate.head_shapes import HeadShape
 from zerogate.heads import Head, make_head
 from zerogate.objectives import batches, objective_for
-from zerogate.precision import best_dtype
 from zerogate.recipe import Recipe
 from zerogate.tasks import Task
 from zerogate.vectors import Vectors
@@ -101,13 +101,13 @@ def train(head: Head, material: Material, recipe: Recipe, on_step: Callable[[int
     """
     recipe = recipe.for_kind(material.task.kind)
     examples = material.task.train
-    queries, documents = (torch.from_numpy(side) for side in (material.vectors.queries, material.vectors.documents))
+    dtype = product_dtype(torch.device("cpu"))
+    queries, documents = (torch.from_numpy(side).to(dtype) for side in (material.vectors.queries, material.vectors.documents))
     objective = objective_for(examples, queries, documents, head, recipe)
     optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     steps = steps_of(material, recipe)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps + 1)
     shuffle = torch.Generator().manual_seed(recipe.seed)
-    bf16 = best_dtype(torch.device("cpu")) == "bfloat16"
     step = 0
     for _ in range(recipe.epochs):
         for rows in batches(objective.order(shuffle), recipe.batch_size):
@@ -115,7 +115,7 @@ def train(head: Head, material: Material, recipe: Recipe, on_step: Callable[[int
                 head.eval()
                 on_step(step)
             head.train()
-            with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext():
+            with nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype=dtype):
                 loss = objective(rows)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

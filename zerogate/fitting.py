@@ -88,10 +88,12 @@ def fit(
     # Rounded once, for products that would round them in every step.
     dtype = product_dtype(queries.device)
     objective = objective_for(examples, queries.to(dtype), documents.to(dtype), head, recipe)
-    # Only what is trained on: the vectors of held-out texts may be there as well.
-    trained = [side[rows] for side, rows in zip((vectors.queries, vectors.documents), named(examples), strict=True)]
-    general = [] if near is None else [_tensor(near, device)]
-    distil = _Distillation(head, [*(_tensor(side, device) for side in trained), *general], recipe)
+    trained: list[NDArray[np.float32]] = []
+    if recipe.stay_near_base or records is not None:
+        # Only what is trained on: the vectors of held-out texts may be there as well.
+        trained = [side[rows] for side, rows in zip((vectors.queries, vectors.documents), named(examples), strict=True)]
+    general = [] if near is None else [near]
+    distil = _Distillation(head, [_tensor(side, device) for side in (*trained, *general)], recipe)
     if not any(True for _ in head.parameters()):
         found = head.cpu()
         return Fit(found, time.perf_counter() - started, [], identity_at_start, [found.served() for _ in snapshots], 0, 0)
@@ -176,9 +178,10 @@ class _Distillation:
     def __init__(self, head: Head, sides: list[Tensor], recipe: Recipe) -> None:
         self._head = head
         self._weight = recipe.stay_near_base
-        self._base = torch.cat(sides) if self._weight else sides[0]
-        # Half of every sample comes from the last side, the general texts where there are any, however many texts there are.
-        self._general = len(sides[-1])
+        if self._weight:
+            self._base = torch.cat(sides)
+            # Half of every sample comes from the last side, the general texts where there are any, however many there are.
+            self._general = len(sides[-1])
         self.draw = torch.Generator().manual_seed(recipe.seed + 2)
 
     def __call__(self) -> Tensor | float:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from zerogate.head_shapes import Merge
 
-
-# Multiplications that OpenBLAS does not yet share among threads.
+# Multiplications that OpenBLAS does not yet share among threads, in parts of so many rows. A search scores some hundred rows.
 _ONE_THREAD = 4 * 65_536
-_FEW_ROWS = 64
+_ROWS = 64
+_REQUEST_ROWS = 1_024
 
 
 class ServedHead(Protocol):
@@ -128,14 +128,19 @@ class FoldedHead:
 
 
 def _product(base: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """base @ matrix.T, (n, out_dim); for a few rows in parts that BLAS keeps in one thread.
+    """base @ matrix.T, (n, out_dim); for a request's rows in parts that BLAS keeps in one thread.
 
     Shared among threads the product of 32 rows takes 16 ms instead of 0.2 where a core has other work: they wait for each other.
     """
-    if not 0 < len(base) <= _FEW_ROWS:
+    if len(base) > _REQUEST_ROWS:
         return base @ matrix.T
-    width = max(1, _ONE_THREAD // (len(base) * matrix.shape[1]))
-    return np.concatenate([base @ matrix[start : start + width].T for start in range(0, len(matrix), width)], axis=1)
+    found = np.empty((len(base), len(matrix)), dtype=np.float32)
+    for start in range(0, len(base), _ROWS):
+        rows = base[start : start + _ROWS]
+        width = max(1, _ONE_THREAD // rows.size)
+        for column in range(0, len(matrix), width):
+            found[start : start + _ROWS, column : column + width] = rows @ matrix[column : column + width].T
+    return found
 
 
 def unit_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
 """`recipe: "auto"`: try recipes on folds of the training data, and keep the simplest way that earns most within the budget.
 
-Successive halving (Jamieson and Talwalkar 2016): all recipes get a twentieth to a quarter of their epochs, the better ones more,
-the best all of them. The heads of the best few are averaged, the strength is chosen on the curve of score and forgetting, and
-what comes out has to beat the baselines: the encoder itself, a rotation, ridge regression, and a plain linear layer.
+Successive halving (Jamieson and Talwalkar 2016): all recipes get a few of their epochs, the better ones more, the best all. The
+heads of the best few are averaged, the strength is chosen on the curve of score and forgetting, and what comes out has to beat
+the baselines: the encoder itself, a rotation, ridge regression, and a plain linear layer.
 """
 
 import time
@@ -29,10 +29,12 @@ from zerogate.vectors import Vectors
 OnStep = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps); may raise to stop."""
 
-# Of the epochs, for all recipes: as little as `_TELLING_STEPS` of the optimizer, inside these bounds.
-_FIRST_SHARES: Final = (0.05, 0.25)
-_TELLING_STEPS: Final = 20
-_MIDDLE_POWER: Final = 0.7  # of the first share: a middle rung that costs little more than the first
+# The first rung has about the epochs of so many whole fits, however many recipes there are; but a recipe gets at least so many
+# steps of the optimizer, and at most this share of its epochs.
+_FIRST_FITS: Final = 1.5
+_FEWEST_STEPS: Final = 15
+_FIRST_SHARE: Final = 0.25
+_MIDDLE_POWER: Final = 0.6  # of the first share: who learns fast is told by then from who learns well
 _KEPT_SHARE: Final = 0.2  # of the recipes goes on to more epochs
 _FEWEST_KEPT: Final = 3
 _AVERAGED: Final = 3
@@ -262,8 +264,7 @@ def rungs_of(recipes: int, steps: int) -> list[tuple[float, int]]:
 
     steps: of a whole fit. There are three rungs at most; one that would drop no recipe is left out.
     """
-    least, most = _FIRST_SHARES
-    first = min(most, max(least, _TELLING_STEPS / steps))
+    first = min(_FIRST_SHARE, max(_FIRST_FITS / recipes, _FEWEST_STEPS / steps))
     found: list[tuple[float, int]] = []
     for share in (first, first**_MIDDLE_POWER):
         kept = max(_FEWEST_KEPT, round(_KEPT_SHARE * recipes))

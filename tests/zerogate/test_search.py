@@ -422,12 +422,12 @@ def test_kinds_without_documents_have_the_baselines_that_fit_them(kind: Kind, mo
 @pytest.mark.parametrize(
     ("recipes", "steps", "rungs"),
     [
-        (32, 400, [(0.05, 32), (0.05**0.7, 6), (1.0, 3)]),
-        (12, 1000, [(0.05, 12), (1.0, 3)]),
-        (20, 60, [(0.25, 20), (0.25**0.7, 4), (1.0, 3)]),  # at most a quarter
-        (20, 100, [(0.2, 20), (0.2**0.7, 4), (1.0, 3)]),  # 20 steps
-        (20, 200, [(0.1, 20), (0.1**0.7, 4), (1.0, 3)]),
-        (4, 1_000_000, [(0.05, 4), (1.0, 3)]),
+        (32, 300, [(0.05, 32), (0.165723, 6), (1.0, 3)]),
+        (12, 300, [(0.125, 12), (1.0, 3)]),
+        (20, 300, [(0.075, 20), (0.211366, 4), (1.0, 3)]),
+        (20, 75, [(0.2, 20), (0.380731, 4), (1.0, 3)]),  # 15 steps
+        (20, 30, [(0.25, 20), (0.435275, 4), (1.0, 3)]),  # at most a quarter
+        (4, 1_000_000, [(0.25, 4), (1.0, 3)]),
         (3, 300, [(1.0, 3)]),
         (1, 1, [(1.0, 1)]),
     ],
@@ -438,7 +438,7 @@ def test_the_rungs_of_a_search_are_short_for_many_and_whole_for_few(
     found = rungs_of(recipes, steps)
 
     assert [count for _, count in found] == [count for _, count in rungs]
-    assert [share for share, _ in found] == pytest.approx([share for share, _ in rungs])
+    assert [share for share, _ in found] == pytest.approx([share for share, _ in rungs], rel=1e-5)
 
 
 def test_recipes_that_are_given_are_tried_and_no_others() -> None:
