@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65_535)
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1, description="largest dataset file")
     queue_tokens: int = Field(
-        default=65_536, ge=1024, description="tokens that may wait for an encoder; a request beyond that is answered with 429"
+        default=65_536,
+        ge=1024,
+        description="tokens that may wait for an encoder; a request counts for an eighth at most",
     )
     head_cache_bytes: int = Field(default=512 * 2**20, ge=0, description="heads in memory; those used longest ago go first")
     answer_cache_bytes: int = Field(default=0, ge=0, description="base vectors of the last questions in memory; 0: none")

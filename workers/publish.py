@@ -167,8 +167,9 @@ def _fill_building(resources: Resources, mine: Claim, plan: WritingPlan, counts:
 def _lacking_vectors(resources: Resources, plan: WritingPlan, version: VersionFacts) -> Iterator[tuple[Sequence[str], Matrix]]:
     """The version's vectors of the points that lack them, page by page.
 
-    A point that has one was given it by an attempt before this one, and it is right: it follows from the version and the base
-    vector, and whoever replaces the base vector replaces the whole point.
+    A point that has one was given it by an attempt before this one. It follows from the version and the base vector, and whoever
+    replaces the base vector replaces the whole point. (Not covered: a request to a server that was on its way when its attempt
+    ended, and arrives after such a replacement.)
     """
     for page in resources.vectors.scroll(plan.physical.name, "base", lacking=vector_name(version.number)):
         yield page.ids, resources.models.vectors(version, page.matrix, role="document")

@@ -98,10 +98,10 @@ def blast_radius(
             )
             dataset = None if given else _dataset_of(session, project_id, collection, version)
         ids, base = _sampled_documents(resources, new.qdrant_collection)
-        if not ids:
-            raise Conflict(f"collection '{collection}' holds no documents to compare versions on", code="collection_empty")
         source: Source = "given" if given else "dataset" if dataset else "documents"
         texts = given or (_texts_of(resources, new, ids[:sample]) if dataset is None else _queries_of(resources, dataset, sample))
+        if not (ids and texts):
+            raise Conflict(f"collection '{collection}' holds no documents to compare versions on", code="collection_empty")
         cosines = _cosines(resources, new, old, base)
         moved = _most_moved(resources, new, ids, cosines)
         return BlastRadius(new, old, source, _changed(resources, new, old, texts), cosines, moved)

@@ -25,6 +25,7 @@ from service.datasets.operations import add_rows
 from service.datasets.queries import get_dataset
 from service.errors import NotFound, inside_a_body
 from service.http.dependencies import ProjectId, ReadSession, ResourcesDep
+from service.http.error_answers import error_responses
 from service.http.pages import Deleted, Page
 from service.jobs.answers import answer_for
 from service.jobs.schemas import JobAnswer
@@ -104,7 +105,7 @@ def delete_documents(resources: ResourcesDep, project_id: ProjectId, name: str, 
         return answer_for(session, submit_deletion(session, resources.queue, collection, where))
 
 
-@router.post("/{name}/search", summary="Search")
+@router.post("/{name}/search", summary="Search", responses=error_responses(429))
 def find(resources: ResourcesDep, project_id: ProjectId, name: str, body: SearchRequest) -> SearchAnswer:
     """The documents nearest to a text or vector, all compared in one version: the live one, or `version`.
 
@@ -132,11 +133,12 @@ def find(resources: ResourcesDep, project_id: ProjectId, name: str, body: Search
     )
 
 
-@router.post("/{name}/compare", summary="Compare versions")
+@router.post("/{name}/compare", summary="Compare versions", responses=error_responses(429))
 def compare(resources: ResourcesDep, project_id: ProjectId, name: str, body: CompareRequest) -> CompareAnswer:
     """The blast radius of a version, before it is promoted: which searches would answer otherwise, and how far documents move.
 
-    Nothing is written. It takes a second or two: every query is searched with both versions, and 2,000 documents are sampled.
+    Nothing is written. It takes a second or two, longer with many long queries: each is searched with both versions, and 2,000
+    documents are sampled.
     Queries that trained the version change more than others: give some of your own to see what users would.
     """
     found = blast_radius(

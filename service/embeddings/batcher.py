@@ -68,8 +68,8 @@ class Batcher:
                 raise _stopped()
             if self._held + request.weight > self._max_waiting:
                 raise TooManyRequests(
-                    f"{self._tokens:,} tokens wait for the encoder, and {request.tokens:,} more would be too many: "
-                    f"at most {self._max_waiting:,} may wait; ask again after Retry-After",
+                    f"the encoder's queue is full: {self._tokens:,} tokens wait, and {request.tokens:,} more would be too many; "
+                    "ask again after Retry-After",
                     code="queue_full",
                     retry_after_seconds=self._seconds_until_done(),
                 )
@@ -108,7 +108,10 @@ class Batcher:
     def _run(self) -> None:
         while turn := self._turn():
             for part in parts(turn):
-                self._pass(part)
+                try:
+                    self._pass(part)
+                except Exception as error:  # noqa: BLE001 (whatever it is, the requests after these must find the thread alive)
+                    self._fail(part, error)
         with self._changed:
             for request in self._waiting:
                 request.fail(_stopped())

@@ -49,7 +49,9 @@ class KnownVectors:
 
 
 def _key(lane: Lane, row: Sequence[int]) -> _Key:
-    return lane, np.asarray(row, dtype=np.uint32).tobytes()
+    # A model that reads more than ids (or no ids at all) is given rows that carry their texts.
+    text: str = getattr(row, "text", "")
+    return lane, np.asarray(row, dtype=np.uint32).tobytes() + text.encode()
 
 
 def _size(key: _Key, vector: NDArray[np.float32]) -> int:

@@ -49,13 +49,18 @@ class KnownVersions:
         key = (project_id, model, collection)
         with self._lock:
             known = self._known.get(key)
-        if known is not None and time.monotonic() < self._away_until:
-            return known
+            if known is not None:
+                self._known.move_to_end(key)
+                if time.monotonic() < self._away_until:
+                    return known
+                if self._away_until:  # one asks whether the database is back; the others need not wait for the answer
+                    self._away_until = time.monotonic() + _ASK_AGAIN_SECONDS
         try:
             with self._database.read() as session:
                 if known is not None and collection is None and _is_meant(session, project_id, model, known):
-                    return known
-                found = choose_version(session, project_id, model, collection=collection)
+                    found = known
+                else:
+                    found = choose_version(session, project_id, model, collection=collection)
         except Unavailable:
             self._away_until = time.monotonic() + _ASK_AGAIN_SECONDS
             if known is None:
@@ -63,6 +68,7 @@ class KnownVersions:
             log.warning("versions.from_memory", model=known.model, version=known.number)
             return known
         with self._lock:
+            self._away_until = 0.0
             self._known[key] = found
             self._known.move_to_end(key)
             while len(self._known) > _KEPT:

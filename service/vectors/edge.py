@@ -18,6 +18,7 @@ import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
 
+from service.artifacts.disk import disk_errors
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.vectors.edge_collection import PAGE, EdgeCollection, edge_errors
 from service.vectors.edge_files import (
@@ -81,7 +82,7 @@ class EdgeEngine:
             if not path.exists():
                 declared = read_declaration(path) or Declaration(owner, {"base": dim}, {})
                 check_same_dim(collection, "base", asked=dim, existing=declared.dims["base"])
-                with edge_errors(collection):
+                with edge_errors(collection), disk_errors(self._folder):
                     declare(path, replace(declared, indexes={**indexes, **declared.indexes}))
                 return
             if read_owner(path) is None:
@@ -123,7 +124,8 @@ class EdgeEngine:
             declared = read_declaration(path)
             if declared is not None:
                 check_same_dim(collection, name, asked=dim, existing=declared.dims.get(name, dim))
-                declare(path, replace(declared, dims={**declared.dims, name: dim}))
+                with edge_errors(collection), disk_errors(self._folder):
+                    declare(path, replace(declared, dims={**declared.dims, name: dim}))
                 return
         self._collection(collection).add_vector_name(name, dim=dim)
 
@@ -200,7 +202,7 @@ class EdgeEngine:
                 path = self._folder / collection
                 declared = read_declaration(path)
                 if declared is not None:
-                    with edge_errors(collection):
+                    with edge_errors(collection), disk_errors(self._folder):
                         create_shard(path, declared)
                 elif not path.exists():
                     raise NotFound(f"There is no collection {collection!r} in the vector database.")

@@ -154,7 +154,8 @@ def fsync_data(path: Path) -> None:
     """
     for file in (path / "segments").rglob("*"):
         if file.is_file():
-            _fsync(file)
+            with suppress(FileNotFoundError):  # renamed meanwhile: the flush that follows syncs it
+                _fsync(file)
 
 
 def _fsync(path: Path) -> None:

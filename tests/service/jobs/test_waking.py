@@ -74,10 +74,11 @@ def test_a_job_that_came_back_is_told_of_again_as_soon_as_it_is_due(database: Da
     queue = RecordingQueue()
     released, delayed = queued(database, queue, 2)
     queue.sent.clear()  # a worker has taken both
+    first, second = claimed(database, released), claimed(database, delayed)
     with database.write() as session:
-        release(session, claimed(database, released))
+        release(session, first)
     with database.write() as session:
-        put_back(session, claimed(database, delayed), "no answer")
+        put_back(session, second, "no answer")
 
     wake_waiting(database, queue)
     assert queue.sent == [(released, "publish")]
@@ -164,8 +165,9 @@ def test_a_waking_does_not_touch_what_the_worker_writes(database: Database) -> N
 
     class Taking(RecordingQueue):
         def waiting(self, queue: str) -> int:
+            mine = claimed(database, job_id)
             with database.write() as session:
-                renew(session, claimed(database, job_id), {"stage": "fit", "done": 1, "total": 2})
+                renew(session, mine, {"stage": "fit", "done": 1, "total": 2})
             before.update(facts(look(database, job_id)))
             return 0
 
