@@ -459,7 +459,8 @@ def test_the_next_writer_finishes_a_version_that_was_left_building(service: Serv
     engine.drop_vector_name(physical, "v1")  # as if its worker had been killed after five points
     engine.add_vector_name(physical, "v1", dim=384)
     base = service.stored(shelf, "base")
-    engine.set_vectors(physical, "v1", some, service.head_by_hand(model, 1, np.stack([base[key] for key in some])))
+    made = service.head_by_hand(model, 1, np.stack([base[key] for key in some]))
+    engine.set_vectors(physical, "v1", some, made.astype(np.float32))
     assert service.having(shelf) == {"base": 12, "v1": 5}
 
     service.write(shelf, [{"id": "one-more", "text": "one more document"}])

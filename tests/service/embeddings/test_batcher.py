@@ -201,7 +201,7 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room(make: Callable[
     batcher = make(max_waiting_tokens=80)
     first = passes.shut(batcher)
     taken = [batcher.submit([[1] * 10]) for _ in range(7)]  # with the first: 71 tokens
-    with pytest.raises(TooManyRequests, match="71 tokens wait for the encoder, and 10 more") as caught:
+    with pytest.raises(TooManyRequests, match="71 tokens wait, and 10 more") as caught:
         batcher.submit([[1] * 10])
     passes.gate.set()
 

@@ -98,7 +98,7 @@ def test_more_than_may_wait_is_refused_whole_with_the_time_to_ask_again(small: C
             continue
         error = answer.json()["error"]
         assert (error["type"], error["code"], error["param"]) == ("rate_limit_error", "queue_full", None)
-        assert "at most 1,024 may wait" in error["message"]
+        assert "the encoder's queue is full" in error["message"]
         assert 1 <= int(answer.headers["retry-after"]) <= 60
     assert metric(small, "zerogate_encoder_waiting_tokens") == 0
     with openai.OpenAI(base_url=f"{small.http.base_url}/v1", api_key="none") as client:
