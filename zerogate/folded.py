@@ -18,7 +18,7 @@ from zerogate.head_shapes import Merge
 # Multiplications that OpenBLAS does not yet share among threads, in parts of so many rows. A search scores some hundred rows.
 _ONE_THREAD = 4 * 65_536
 _ROWS = 64
-_REQUEST_ROWS = 1_024
+_REQUEST_ROWS = 512
 
 
 class ServedHead(Protocol):
