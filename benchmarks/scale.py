@@ -127,7 +127,8 @@ def _search(place: Workplace, *, path: str) -> tuple[float, list[set[str]]]:
         started = time.perf_counter()
         hits = _hits(place, query, path=path)
         seconds.append(time.perf_counter() - started)
-        if hits[0].id != wanted:
+        # Of many drawn documents two may have the same vector: their seeds have 32 bits.
+        if wanted not in {hit.id for hit in hits if hit.score > hits[0].score - 1e-6}:
             raise RuntimeError(f"the {path} search found {hits[0].id} first, not {wanted}")
         found.append({hit.id for hit in hits})
     return 1e3 * median(seconds), found
