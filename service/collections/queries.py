@@ -1,6 +1,6 @@
 """Reading collections and what they hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -60,7 +60,11 @@ def serving_version(session: Session, collection: Collection) -> int:
     model = session.get_one(Model, collection.model_id)
     if model.live_version in ready:
         return model.live_version
-    were_live = (promotion.to_version for promotion in reversed(list_promotions(session, model.id)))
+    return last_ready(ready, (promotion.to_version for promotion in reversed(list_promotions(session, model.id))))
+
+
+def last_ready(ready: Set[int], were_live: Iterable[int]) -> int:
+    """Of the versions that were live, the last first, the first that is ready."""
     return next((version for version in were_live if version in ready), 0)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
+from service.collections.queries import last_ready
 from service.collections.targets import Path
 from service.tables import Collection, CollectionVector, Model, Promotion, Version
 
@@ -46,7 +47,7 @@ def standings(session: Session, collections: Sequence[Collection]) -> list[Stand
     def standing(row: Collection) -> Standing:
         model = models[row.model_id]
         live, is_ready = model.live_version, model.live_version in ready[row.id]
-        serving = live if is_ready else next((one for one in histories[model.id] if one in ready[row.id]), 0)
+        serving = live if is_ready else last_ready(ready[row.id], histories[model.id])
         by_text, path = (live, instant[model.id]) if not is_ready and model.id in instant else (serving, "indexed")
         return Standing(row, model.name, vectors[row.id], serving, serving in {0, *query_only[model.id]}, by_text, path)
 

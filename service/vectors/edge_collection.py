@@ -160,22 +160,24 @@ class EdgeCollection:
 
     def search(self, name: str, query: NDArray[np.float32], *, limit: int, condition: edge.Filter | None) -> list[Hit]:
         """The `limit` points with the largest inner product, best first."""
-        check_query(query, name=name, limit=limit)
-        nearest = edge.Query.Nearest(query.tolist(), using=name)
-        request = edge.QueryRequest(limit=limit, query=nearest, filter=condition, with_payload=True)
-        with edge_errors(self._name):
-            found = self._shard.query(request)
+        found = self._nearest(name, query, limit=limit, condition=condition, vectors=False)
         return [Hit(str(point.id), point.score, from_stored(point.payload or {})) for point in found]
 
     def candidates(self, name: str, query: NDArray[np.float32], *, limit: int, condition: edge.Filter | None) -> StoredVectors:
         """What `search` finds, as ids and stored vectors, best first."""
-        check_query(query, name=name, limit=limit)
         dim = dim_of(name, collection=self._name, dims=self._dims)
+        return _stored_vectors(self._nearest(name, query, limit=limit, condition=condition, vectors=True), name, dim=dim)
+
+    def _nearest(
+        self, name: str, query: NDArray[np.float32], *, limit: int, condition: edge.Filter | None, vectors: bool
+    ) -> list[edge.ScoredPoint]:
+        """The nearest points, with their stored vectors or else with their payloads."""
+        check_query(query, name=name, limit=limit)
         nearest = edge.Query.Nearest(query.tolist(), using=name)
-        request = edge.QueryRequest(limit=limit, query=nearest, filter=condition, with_payload=False, with_vector=[name])
+        asked = [name] if vectors else False
+        request = edge.QueryRequest(limit=limit, query=nearest, filter=condition, with_payload=not vectors, with_vector=asked)
         with edge_errors(self._name):
-            found = self._shard.query(request)
-        return _stored_vectors(found, name, dim=dim)
+            return self._shard.query(request)
 
     def close(self) -> None:
         """Flush and give the folder back."""

@@ -193,24 +193,28 @@ class ServerEngine:
         self, collection: str, name: str, query: NDArray[np.float32], *, limit: int, where: Filter | None = None
     ) -> list[Hit]:
         """See `VectorEngine`. Approximate where the server has an HNSW graph or quantized vectors. It checks the dimension."""
-        check_query(query, name=name, limit=limit)
-        condition = None if where is None else parse_filter(where)
-        with server_errors(collection):
-            found = self._client.query_points(
-                collection,
-                query=query.tolist(),
-                using=name,
-                query_filter=condition,
-                search_params=SEARCH_PARAMS,
-                limit=limit,
-                with_payload=True,
-            )
-        return [Hit(str(point.id), point.score, point.payload or {}) for point in found.points]
+        found = self._nearest(collection, name, query, limit=limit, where=where, with_payload=True)
+        return [Hit(str(point.id), point.score, point.payload or {}) for point in found]
 
     def candidates(
         self, collection: str, name: str, query: NDArray[np.float32], *, limit: int, where: Filter | None = None
     ) -> StoredVectors:
         """See `VectorEngine`. Approximate where `search` is. The server checks the dimension."""
+        found = self._nearest(collection, name, query, limit=limit, where=where, with_vectors=[name])
+        matrix = np.array([_vector(point, name) for point in found], dtype=np.float32)
+        return StoredVectors([str(point.id) for point in found], matrix.reshape(len(found), len(query)))
+
+    def _nearest(
+        self,
+        collection: str,
+        name: str,
+        query: NDArray[np.float32],
+        *,
+        limit: int,
+        where: Filter | None,
+        with_payload: bool = False,
+        with_vectors: bool | list[str] = False,
+    ) -> list[models.ScoredPoint]:
         check_query(query, name=name, limit=limit)
         condition = None if where is None else parse_filter(where)
         with server_errors(collection):
@@ -221,11 +225,10 @@ class ServerEngine:
                 query_filter=condition,
                 search_params=SEARCH_PARAMS,
                 limit=limit,
-                with_payload=False,
-                with_vectors=[name],
+                with_payload=with_payload,
+                with_vectors=with_vectors,
             )
-        matrix = np.array([_vector(point, name) for point in found.points], dtype=np.float32)
-        return StoredVectors([str(point.id) for point in found.points], matrix.reshape(len(found.points), len(query)))
+        return found.points
 
     def ping(self) -> None:
         """See `VectorEngine`. Asks for a collection, because a server answers its version and health without a key."""

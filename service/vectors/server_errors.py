@@ -5,7 +5,6 @@ UnexpectedResponse            404, or 400 for an unknown vector name    -> NotFo
                               401, 403, 408, 429, 5xx                   -> Unavailable
                               any other 4xx                             -> InvalidRequest
 ResponseHandlingException     no connection, time-out, broken answer    -> Unavailable
-ValueError                    from `:memory:`, for what a server answers with 404 and 400
 """
 
 import json
@@ -18,7 +17,7 @@ from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from service.errors import InvalidRequest, NotFound, ServiceError, Unavailable
 
-CLIENT_ERRORS = (ApiException, QdrantException, httpx.HTTPError, ValueError)
+CLIENT_ERRORS = (ApiException, QdrantException, httpx.HTTPError)
 ANOTHER_TIME = frozenset({401, 403, 408, 429})  # A wrong key is the operator's mistake, not that of who asks.
 
 
@@ -40,8 +39,6 @@ def service_error(error: Exception, *, collection: str) -> ServiceError:
             busy = Unavailable(f"The Qdrant server limits its requests: {error}")
             busy.retry_after_seconds = error.retry_after_s
             return busy
-        case ValueError():
-            return _of_answer(404 if "not found" in str(error) else 400, str(error), collection=collection)
     return Unavailable(f"The Qdrant server does not answer: {error!r}")
 
 
