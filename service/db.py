@@ -11,14 +11,14 @@ row that is there already, a table that is not) stays SQLAlchemy's error.
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import structlog
-from sqlalchemy import DateTime, Dialect, Engine, create_engine, event, make_url, text
+from sqlalchemy import DateTime, Dialect, Engine, Executable, Row, create_engine, event, make_url, text
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -135,6 +135,11 @@ class Database:
         """A session that only reads. Raises Unavailable."""
         with _mapping_outages(), self._readers() as session:
             yield session
+
+    def first(self, question: Executable, values: Mapping[str, Any]) -> Row[Any] | None:
+        """The first row of an answer, without a session around it, which takes twice as long. Raises Unavailable."""
+        with _mapping_outages(), self.engine.connect() as connection:
+            return connection.execute(question, values).first()
 
     @contextmanager
     def write(self) -> Iterator[Session]:

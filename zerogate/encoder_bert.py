@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
-from torch.nn.functional import embedding, scaled_dot_product_attention
+from torch.nn.functional import embedding, pad, scaled_dot_product_attention
 from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertLayer
 
@@ -26,6 +26,7 @@ _SCHEMAS = {
     "mkldnn::_linear_pointwise.binary(Tensor X, Tensor other, Tensor W, Tensor? B, str attr) -> Tensor Y",
 }
 _LAST_LAYER = {"method": "forward", "method_output_name": "last_hidden_state"}
+_LEAST_STEP, _LARGEST_STEP = 16, 64  # tokens; the processor multiplies 16 rows at a time
 _TOKENS = 1024  # that the packing is made for; other numbers work as well
 
 
@@ -62,9 +63,9 @@ class _Layer:
         self._heads = attention.self.num_attention_heads
 
     def __call__(self, x: Tensor, runs: list[tuple[int, int]]) -> Tensor:
-        """x: (tokens, width). runs: how many rows of how many tokens lie behind each other."""
+        """x: (tokens and some spare, width). runs: how many rows of how many tokens lie behind each other."""
         width = x.shape[1]
-        mixed = torch.empty_like(x)
+        mixed = torch.zeros_like(x)
         start = 0
         qkv = self._qkv(x)  # (tokens, 3 width)
         for rows, length in runs:
@@ -89,15 +90,23 @@ class PackedBert:
         there = mask.bool()
         lengths = there.sum(dim=1).tolist()
         runs = [(len(list(run)), length) for length, run in groupby(lengths)]
+        count = sum(lengths)
+        spare = (0, _rounded(count) - count)
         parts = self._embeddings
         positions = torch.arange(ids.shape[1]).expand_as(ids)[there]
-        x = embedding(ids[there], parts.word_embeddings.weight) + parts.token_type_embeddings.weight[0]
-        x = parts.LayerNorm(x + embedding(positions, parts.position_embeddings.weight))  # (tokens, width)
+        x = embedding(pad(ids[there], spare), parts.word_embeddings.weight) + parts.token_type_embeddings.weight[0]
+        x = parts.LayerNorm(x + embedding(pad(positions, spare), parts.position_embeddings.weight))  # (tokens and spare, width)
         for layer in self._layers:
             x = layer(x, runs)
         tokens = torch.zeros(*ids.shape, x.shape[1])
-        tokens[there] = x.float()
+        tokens[there] = x[:count].float()
         return tokens
+
+
+def _rounded(tokens: int) -> int:
+    """A few more, so that few numbers occur: for each new one the matrix library first compiles its products, for 25 ms."""
+    step = min(max(1 << max((tokens - 1).bit_length() - 4, 0), _LEAST_STEP), _LARGEST_STEP)
+    return -(-tokens // step) * step
 
 
 def packed(module: torch.nn.Module) -> PackedBert | None:

@@ -33,6 +33,8 @@ class TokenReader:
 
     def rows(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
         """The ids of each text behind the prompt: special tokens included, cut at the encoder's maximum length."""
+        if len(texts) == 1:  # in this thread: the tokenizer's own threads take longer to wake up than to read it
+            return [self._tokenizer.encode(prompt + texts[0]).ids]
         return [read.ids for read in self._tokenizer.encode_batch_fast([prompt + text for text in texts])]
 
     def features(self, rows: Sequence[Sequence[int]], prompt: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from zerogate.head_shapes import Merge
 _ONE_THREAD = 4 * 65_536
 _ROWS = 64
 _REQUEST_ROWS = 512
+_TINY = np.finfo(np.float32).tiny
 
 
 class ServedHead(Protocol):
@@ -134,6 +135,9 @@ def _product(base: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[
     """
     if len(base) > _REQUEST_ROWS:
         return base @ matrix.T
+    if len(base) == 1:  # of many requests with a head each: half of the cost would be Python's
+        one: NDArray[np.float32] = matrix @ base[0]
+        return one[None, :]
     found = np.empty((len(base), len(matrix)), dtype=np.float32)
     for start in range(0, len(base), _ROWS):
         rows = base[start : start + _ROWS]
@@ -145,6 +149,6 @@ def _product(base: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[
 
 def unit_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each row divided by its Euclidean norm; a zero row stays zero."""
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-    found: NDArray[np.float32] = matrix / np.maximum(norms, np.finfo(np.float32).tiny)
+    norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+    found: NDArray[np.float32] = matrix / np.maximum(norms, _TINY)[:, None]
     return found

@@ -6,7 +6,6 @@ from collections import OrderedDict
 
 import structlog
 from sqlalchemy import Integer, bindparam, func, select
-from sqlalchemy.orm import Session
 
 from service.db import Database
 from service.embeddings.loaded_models import VersionFacts
@@ -22,7 +21,7 @@ _KEPT = 4096  # of about 5 kB, the manifest
 _ASK_AGAIN_SECONDS = 1.0
 
 # Which version a name means now, and where its encoder's files are: all that may change. A version itself never does, so one that
-# is remembered need not be read again: 0.15 ms instead of 0.4.
+# is remembered need not be read again: a fifth of the time.
 _MEANT = (
     select(Version.id, EncoderRow.source, EncoderRow.revision)
     .join(Model, Version.model_id == Model.id)
@@ -56,10 +55,10 @@ class KnownVersions:
                 if self._away_until:  # one asks whether the database is back; the others need not wait for the answer
                     self._away_until = time.monotonic() + _ASK_AGAIN_SECONDS
         try:
-            with self._database.read() as session:
-                if known is not None and collection is None and _is_meant(session, project_id, model, known):
-                    found = known
-                else:
+            if known is not None and collection is None and self._is_meant(project_id, model, known):
+                found = known
+            else:
+                with self._database.read() as session:
                     found = choose_version(session, project_id, model, collection=collection)
         except Unavailable:
             self._away_until = time.monotonic() + _ASK_AGAIN_SECONDS
@@ -75,8 +74,7 @@ class KnownVersions:
                 self._known.popitem(last=False)
         return found
 
-
-def _is_meant(session: Session, project_id: str, model: str, known: VersionFacts) -> bool:
-    ref = parse_ref(model)
-    meant = session.execute(_MEANT, {"project_id": project_id, "name": ref.name, "number": ref.version}).first()
-    return meant is not None and tuple(meant) == (known.version_id, known.encoder.source, known.encoder.revision)
+    def _is_meant(self, project_id: str, model: str, known: VersionFacts) -> bool:
+        ref = parse_ref(model)
+        meant = self._database.first(_MEANT, {"project_id": project_id, "name": ref.name, "number": ref.version})
+        return meant is not None and tuple(meant) == (known.version_id, known.encoder.source, known.encoder.revision)

@@ -6,7 +6,7 @@ from sentence_transformers import SentenceTransformer
 
 from zerogate import encoder_bert
 from zerogate.encoder import Encoder
-from zerogate.encoder_bert import packed
+from zerogate.encoder_bert import _rounded, packed
 from zerogate.precision import best_dtype
 
 TEXTS = ["a", "b", "one and the same length", "two and the same length", "Wie kündige ich meinen Vertrag?", "longest " * 60]
@@ -72,3 +72,11 @@ def test_a_torch_that_declares_the_operators_otherwise_is_left_alone(
     monkeypatch.setattr(encoder_bert, "_SCHEMAS", {"mkldnn::_linear_pointwise(Tensor X) -> Tensor Y"})
 
     assert packed(half[0]) is None
+
+
+def test_passes_of_many_sizes_share_few_shapes_and_little_of_them_is_empty() -> None:
+    sizes = range(1, 2049)
+    rounded = [_rounded(size) for size in sizes]
+
+    assert len(set(rounded)) <= 48  # each is compiled once
+    assert all(made >= size and made - size < max(16, size / 8) for made, size in zip(rounded, sizes, strict=True))
