@@ -21,6 +21,7 @@ from zerogate.encoder_bert import packed
 from zerogate.encoder_files import EncoderFiles, Role, describe_encoder
 from zerogate.encoder_reading import TokenReader, passes, reader_of
 from zerogate.errors import EncoderMismatch
+from zerogate.pass_threads import threads_for
 from zerogate.precision import Dtype, best_device, best_dtype
 
 # Enough to fill two cores; one pass takes about 50 ms, so that a waiting request gets its turn soon. 2,048 give 4 % more.
@@ -134,7 +135,7 @@ class Encoder:
     def _pass(self, rows: Sequence[Sequence[int]], role: Role) -> NDArray[np.float32]:
         features = self._reader.features(rows, self._prompt(role))
         # One pass at a time: two only slow each other down.
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), threads_for(sum(map(len, rows))):
             features = {name: _to_device(value, self.device) for name, value in features.items()}
             if self._packed is None:
                 features = self._model(features)

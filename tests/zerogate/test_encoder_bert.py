@@ -74,6 +74,15 @@ def test_a_torch_that_declares_the_operators_otherwise_is_left_alone(
     assert packed(half[0]) is None
 
 
+def test_a_torch_without_the_script_compiler_is_left_alone(half: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder_bert._compiled.cache_clear()
+    monkeypatch.delattr(torch.jit, "script")
+    try:
+        assert packed(half[0]) is None
+    finally:
+        encoder_bert._compiled.cache_clear()
+
+
 def test_passes_of_many_sizes_share_few_shapes_and_little_of_them_is_empty() -> None:
     sizes = range(1, 2049)
     rounded = [_rounded(size) for size in sizes]
