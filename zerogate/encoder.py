@@ -7,7 +7,7 @@ to the fp32 output >= 0.9999).
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,19 +24,22 @@ from zerogate.errors import EncoderMismatch
 from zerogate.pass_threads import threads_for
 from zerogate.precision import Dtype, best_device, best_dtype
 
-# Enough to fill two cores; one pass takes about 50 ms, so that a waiting request gets its turn soon. 2,048 give 4 % more.
-_TOKENS_PER_PASS = 1536
+# One pass in one thread takes some 60 ms. Fewer or more are slower.
+_TOKENS_PER_PASS = 1024
 # A GPU wants far larger ones; not measured yet.
 _TOKENS_PER_GPU_PASS = 32_768
 # Enough of them for rows of equal length to find each other, few enough to hold the tokens of two such chunks.
 _TEXTS_READ_AHEAD = 2048
+
+Rows = Sequence[Sequence[int]]
+"""The tokens of each text."""
 
 
 class Encoder:
     """Gives base vectors: (n, dim) float32 with unit rows.
 
     The same text in another pass may differ in the last bits of bf16 (up to 1.5e-3 a component, cosine 0.99997).
-    Safe to share between threads: they read their texts at once, and the passes of different callers alternate.
+    Safe to share between threads, which read and encode their texts at once; on a GPU their passes alternate.
     """
 
     def __init__(
@@ -56,7 +59,8 @@ class Encoder:
         self.device = best_device() if device is None else torch.device(device)
         self.dtype: Dtype = dtype or best_dtype(self.device)
         self._tokens_per_pass = _TOKENS_PER_PASS if self.device.type == "cpu" else _TOKENS_PER_GPU_PASS
-        self._lock = threading.Lock()
+        # Two passes of a GPU at once only slow each other down. On a CPU the cores are shared by the system.
+        self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
         self._model = _load(self.files, self.device, self.dtype)
         self._normalised = isinstance(self._model[-1], Normalize)
         self._reader = reader_of(self._model, self.files.prompts.values(), self.files.max_length)
@@ -85,11 +89,13 @@ class Encoder:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         with closing(self._rows_ahead(texts, role)) as chunks:
             for start, rows in chunks:
-                for batch in passes([len(row) for row in rows], self._tokens_per_pass):
-                    positions = [start + number for number in batch]
-                    vectors[positions] = made = self._pass([rows[number] for number in batch], role)
-                    if on_batch is not None:
-                        on_batch(positions, made)
+                batches = list(passes([len(row) for row in rows], self._tokens_per_pass))
+                with closing(self._side_by_side([[rows[number] for number in batch] for batch in batches], role)) as made:
+                    for batch, found in zip(batches, made, strict=True):
+                        positions = [start + number for number in batch]
+                        vectors[positions] = found
+                        if on_batch is not None:
+                            on_batch(positions, found)
         return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -132,10 +138,23 @@ class Encoder:
                 coming = thread.submit(read, start + _TEXTS_READ_AHEAD)  # nothing, behind the last one
                 yield start, rows
 
-    def _pass(self, rows: Sequence[Sequence[int]], role: Role) -> NDArray[np.float32]:
+    def _side_by_side(self, batches: Sequence[Rows], role: Role) -> Generator[NDArray[np.float32]]:
+        """The vectors of each batch. On a CPU as many passes run as there are threads, which on one pass wait for each other."""
+        threads = torch.get_num_threads()
+        at_once = min(threads, len(batches)) if self.device.type == "cpu" else 1
+        if at_once < 2:
+            yield from (self._pass(rows, role) for rows in batches)
+            return
+        pool = ThreadPoolExecutor(at_once, thread_name_prefix="encode")
+        try:
+            yield from pool.map(lambda rows: self._pass(rows, role, threads=threads // at_once), batches)
+        finally:  # also where the caller stops
+            pool.shutdown(cancel_futures=True)
+
+    def _pass(self, rows: Rows, role: Role, *, threads: int | None = None) -> NDArray[np.float32]:
+        """threads: at most so many; default: all that torch has."""
         features = self._reader.features(rows, self._prompt(role))
-        # One pass at a time: two only slow each other down.
-        with self._lock, torch.inference_mode(), threads_for(sum(map(len, rows))):
+        with self._turn, torch.inference_mode(), threads_for(sum(map(len, rows)), at_most=threads):
             features = {name: _to_device(value, self.device) for name, value in features.items()}
             if self._packed is None:
                 features = self._model(features)

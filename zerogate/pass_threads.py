@@ -17,7 +17,8 @@ _TOKENS_PER_THREAD = 128
 _openmp = ThreadpoolController().select(user_api="openmp")
 
 
-def threads_for(tokens: int) -> AbstractContextManager[object]:
-    """A block in which this thread's products get a thread for each 128 tokens, at least one and at most those it has now."""
-    enough = max(1, tokens // _TOKENS_PER_THREAD)
-    return _openmp.limit(limits=enough) if enough < torch.get_num_threads() else nullcontext()
+def threads_for(tokens: int, *, at_most: int | None = None) -> AbstractContextManager[object]:
+    """A block in which this thread's products get a thread for each 128 tokens: at least one, and no more than it has now."""
+    now = torch.get_num_threads()
+    enough = max(1, min(tokens // _TOKENS_PER_THREAD, now if at_most is None else at_most))
+    return _openmp.limit(limits=enough) if enough < now else nullcontext()

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -232,6 +234,25 @@ def test_the_callback_may_stop_the_encoding(encoder: Encoder) -> None:
     assert caught.value is stop
     assert len(calls) == 2
     assert len(encoder.encode(["still there"], role="query")) == 1
+
+
+def test_passes_side_by_side_give_every_text_its_own_vector(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{'word ' * (number % 60)} number {number}" for number in range(200)]  # some seven passes
+    expected = np.concatenate([encoder.encode(texts[start : start + 10], role="document") for start in range(0, 200, 10)])
+    ran_in: list[str] = []
+
+    def one_pass(*args: Any, **kwargs: Any) -> NDArray[np.float32]:
+        ran_in.append(threading.current_thread().name)
+        return Encoder._pass(encoder, *args, **kwargs)
+
+    monkeypatch.setattr(encoder, "_pass", one_pass)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    found = encoder.encode(texts, role="document")
+
+    assert len(ran_in) >= 5
+    assert 1 < len(set(ran_in)) <= 3
+    assert threading.current_thread().name not in ran_in
+    assert np.abs(found - expected).max() < 1e-5
 
 
 def test_threads_encode_and_count_at_once_and_get_their_own_answers(encoder: Encoder, vectors: NDArray[np.float32]) -> None:
