@@ -57,11 +57,11 @@ def wider(rows: NDArray[np.int64], *, limit: int) -> int | None:
 
 def first_stage_query(head: FoldedHead, query: NDArray[np.float32]) -> NDArray[np.float32]:
     """The vector, (dim,), to search the base vectors with. query: (out_dim,), of the version, a unit vector."""
+    if head.offset is not None:
+        square = np.vdot(head.matrix, head.matrix) / head.dim + np.vdot(head.offset, head.offset)
+        query = query - np.float32(_TYPICAL_TOP_SCORE / np.sqrt(square)) * head.offset
     found: NDArray[np.float32] = query @ head.matrix
-    if head.offset is None:
-        return found
-    square = np.square(head.matrix).sum() / head.dim + np.square(head.offset).sum()
-    return found - np.float32(_TYPICAL_TOP_SCORE / np.sqrt(square)) * (head.offset @ head.matrix)
+    return found
 
 
 def best_of(
