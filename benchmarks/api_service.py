@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.api_data import Filled, Sizes, fill
-from cli.encoders import register_encoders
+from cli.encoders import register_encoders, settle, start_loading
 from cli.migrate import migrate
 from cli.serve import run_server
 from service.artifacts import Artifacts, open_artifacts
@@ -84,8 +84,7 @@ def serve(settings: Settings, line: Connection) -> None:
     configure_logging(json=True)
     # In a broker inside the process, as the embedded profile has it. No worker takes the messages.
     resources = open_resources(settings, CeleryQueue(make_celery(settings.broker_url)))
-    encoder = register_encoders(resources)[0]
-    resources.models.encoder(encoder).encoder.count_tokens([])  # loads it: a process that holds torch collects garbage for longer
+    settle(start_loading(resources, register_encoders(resources)[0]))
     stopping = threading.Event()
     app = create_app(resources, stopping=stopping)
     line.send("ready")

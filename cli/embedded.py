@@ -36,6 +36,7 @@ class EmbeddedService:
     app: FastAPI
     resources: Resources
     stopping: threading.Event
+    loading: threading.Thread  # of the first encoder
 
 
 @contextmanager
@@ -57,8 +58,8 @@ def embedded_service(settings: Settings) -> Iterator[EmbeddedService]:
         _go_on(resources)
         stack.enter_context(celery_workers(resources, queue, stopping, dict.fromkeys(sorted(set(QUEUES.values())), run_here)))
         threading.Thread(target=sweep_until, args=[stopping, resources], daemon=True).start()
-        start_loading(resources, encoders[0])
-        yield EmbeddedService(create_app(resources, stopping=stopping), resources, stopping)
+        loading = start_loading(resources, encoders[0])
+        yield EmbeddedService(create_app(resources, stopping=stopping), resources, stopping, loading)
 
 
 def _go_on(resources: Resources) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from cli.encoders import register_encoders, start_loading
+from cli.encoders import register_encoders, settle, start_loading
 from cli.migrate import check_migrated
 from service.errors import InvalidRequest
 from service.queue import QUEUES, CeleryQueue, make_celery
@@ -28,7 +28,7 @@ def api(settings: Settings) -> None:
     stopping = threading.Event()
     with _opened(settings) as (resources, _):
         encoders = register_encoders(resources)
-        start_loading(resources, encoders[0])
+        threading.Thread(target=settle, args=[start_loading(resources, encoders[0])], daemon=True).start()
         run_server(create_app(resources, stopping=stopping), settings.host, settings.port, stopping)
 
 

@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from cli.embedded import embedded_service
+from cli.encoders import settle
 from service.settings import Settings
 
 # Uvicorn would wait for open event streams for ever; they end by themselves within a poll.
@@ -22,6 +23,7 @@ _START_SECONDS = 60.0
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
     with embedded_service(settings) as service:
+        threading.Thread(target=settle, args=[service.loading], daemon=True).start()
         run_server(service.app, settings.host, settings.port, service.stopping)
 
 
