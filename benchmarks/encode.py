@@ -31,7 +31,7 @@ ENCODER = "all-MiniLM-L6-v2"
 MIN_COSINE = 0.999
 
 _PEER_BATCH = 32
-_FLOOR_TOKENS = {"cpu": 1536, "cuda": 32_768}  # of one pass
+_FLOOR_TOKENS = {"cpu": 1024, "cuda": 32_768}  # of one pass
 _FLOOR_PASSES = 10  # of each round
 
 

@@ -105,10 +105,10 @@ def measure(folder: Path, *, requests: int, rounds: int, heads: int, cpu_threads
                 ours, _requests([known[i % _KNOWN] for i in range(requests)], heads=1, rng=rng), concurrency=CONCURRENCY
             )
             ways = {
-                count: drive(ours, _requests(texts(requests, rng), heads=count, rng=rng), concurrency=CONCURRENCY)
-                for count in ((1, heads) if number % 2 else (heads, 1))
+                way: drive(ours, _requests(texts(requests, rng), heads=count, rng=rng), concurrency=CONCURRENCY)
+                for way, count in ((("one", 1), ("many", heads)) if number % 2 else (("many", heads), ("one", 1)))
             }
-            loads.append((of_peer, ways[1], ways[heads], again))
+            loads.append((of_peer, ways["one"], ways["many"], again))
     if cpu_threads is not None:
         torch.set_num_threads(cpu_threads)
     head_overhead, heads_mixed_overhead = head_overheads(texts(CONCURRENCY, rng))

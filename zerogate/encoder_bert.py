@@ -34,13 +34,20 @@ _Forward = Callable[[Tensor, Tensor, list[Tensor], list[list[Tensor]], int, floa
 
 
 class PackedBert:
-    """Gives what the model gives in bf16, but for rounding. Its weights are a second copy."""
+    """Gives what the model gives in bf16, but for rounding. The weights of its products are a second copy.
+
+    multiplications: for each token, those of attention left out.
+    """
 
     def __init__(self, model: BertModel, forward: _Forward) -> None:
+        """forward: `_forward`, compiled."""
         parts, config = model.embeddings, model.config
         tables = (parts.word_embeddings, parts.position_embeddings, parts.token_type_embeddings, parts.LayerNorm)
         self._embeddings = [*(table.weight.data for table in tables), parts.LayerNorm.bias.data]
         self._layers = [_weights(cast("BertLayer", layer)) for layer in model.encoder.layer]
+        self.multiplications = sum(
+            part.weight.numel() for part in model.encoder.layer.modules() if isinstance(part, torch.nn.Linear)
+        )
         self._heads, self._eps = config.num_attention_heads, config.layer_norm_eps
         self._forward = forward
 
@@ -73,11 +80,15 @@ def _packed_linear(*layers: torch.nn.Linear) -> tuple[Tensor, Tensor]:
     return _ops._reorder_linear_weight(weight, _TOKENS), torch.cat([layer.bias.data for layer in layers])  # noqa: SLF001
 
 
-# Read by torch's script compiler, which knows a part of Python only. Called as they stand they would search for their operators'
-# overloads anew each time, and take seven times as long.
+# Both are read by torch's script compiler, which knows a part of Python only. Run by Python itself, each `torch.ops` call would
+# look for its overload again, and a pass take seven times as long.
 
 
 def _forward(ids: Tensor, mask: Tensor, embeddings: list[Tensor], layers: list[list[Tensor]], heads: int, eps: float) -> Tensor:
+    """Token embeddings of a pass; see `PackedBert`.
+
+    embeddings: the tables of words, positions and types, and the norm's weight and bias. layers: of each, what `_weights` gives.
+    """
     there = mask.to(torch.bool)
     lengths: list[int] = there.sum(dim=1).tolist()
     positions = torch.arange(ids.shape[1]).expand_as(ids)[there]
@@ -96,9 +107,9 @@ def _forward(ids: Tensor, mask: Tensor, embeddings: list[Tensor], layers: list[l
             while row + rows < len(lengths) and lengths[row + rows] == length:
                 rows += 1
             end = start + rows * length
-            q, k, v = made[start:end].view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+            q, k, v = made[start:end].view(rows, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4).unbind()
             attended = scaled_dot_product_attention(q, k, v)  # (rows, heads, length, width / heads)
-            mixed[start:end].view(rows, length, heads, -1).copy_(attended.transpose(1, 2))
+            mixed[start:end].view(rows, length, heads, width // heads).copy_(attended.transpose(1, 2))
             row, start = row + rows, end
         x = torch.ops.mkldnn._linear_pointwise(mixed, x, mix, mix_bias, "add")  # noqa: SLF001
         x = layer_norm(x, [width], scale, shift, eps)
@@ -125,7 +136,7 @@ def _compiled() -> _Forward | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             return cast("_Forward", torch.jit.script(_forward))
-    except (AttributeError, RuntimeError):
+    except (AttributeError, OSError, RuntimeError):  # OSError: it cannot read this file's text
         return None
 
 

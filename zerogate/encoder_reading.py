@@ -10,6 +10,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from tokenizers import Tokenizer
 
+# Characters of a single text. The tokenizer's own threads take longer to wake up than to read it; but without them it keeps the
+# interpreter's lock, for a millisecond at this length.
+_READ_HERE = 2_000
 # Read by us and by sentence-transformers when an encoder is loaded: a pair of lengths, cases, scripts, and nothing at all.
 _PROBES = ("one", "Two words, and ÜBER 日本 🙂", "")
 
@@ -33,7 +36,7 @@ class TokenReader:
 
     def rows(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
         """The ids of each text behind the prompt: special tokens included, cut at the encoder's maximum length."""
-        if len(texts) == 1:  # in this thread: the tokenizer's own threads take longer to wake up than to read it
+        if len(texts) == 1 and len(texts[0]) <= _READ_HERE:
             return [self._tokenizer.encode(prompt + texts[0]).ids]
         return [read.ids for read in self._tokenizer.encode_batch_fast([prompt + text for text in texts])]
 

@@ -17,6 +17,7 @@ from zerogate.head_shapes import Merge
 
 # Multiplications that OpenBLAS does not yet share among threads, in parts of so many rows. A search scores some hundred rows.
 _ONE_THREAD = 4 * 65_536
+_ONE_THREAD_VECTOR = 460_800  # the same where one of the factors is a vector
 _ROWS = 64
 _REQUEST_ROWS = 512
 _TINY = np.finfo(np.float32).tiny
@@ -135,7 +136,7 @@ def _product(base: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[
     """
     if len(base) > _REQUEST_ROWS:
         return base @ matrix.T
-    if len(base) == 1:  # of many requests with a head each: half of the cost would be Python's
+    if len(base) == 1 and matrix.size <= _ONE_THREAD_VECTOR:  # of many requests, a head each: half of the cost would be Python's
         one: NDArray[np.float32] = matrix @ base[0]
         return one[None, :]
     found = np.empty((len(base), len(matrix)), dtype=np.float32)

@@ -28,7 +28,7 @@ Vectors = NDArray[np.float32]
 Map = Callable[[Vectors], Vectors]
 """(n, dim) to (n, out_dim), row by row: a row's vector does not depend on its neighbours."""
 
-# About 25 ms on two cores: a little less than what the encoder's own passes hold, for a shorter wait.
+# About 30 ms on two cores, as much as one of the encoder's own passes holds.
 _TURN_TOKENS = 1024
 _SLICE_TOKENS = _TURN_TOKENS // 4
 # A further pass costs about as much as so many more tokens in this one.

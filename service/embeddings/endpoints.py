@@ -1,7 +1,7 @@
 """/v1/embeddings, as OpenAI's clients know it."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
@@ -21,17 +21,16 @@ router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"], responses=error
 # To write the answer takes about 20 µs a vector; a larger one must not hold up the others.
 _WRITTEN_AT_ONCE = 16
 
-# To begin a short request takes a third of a millisecond, nearly all of it Python: two threads would only wait for each other's
-# lock. The others take longer, outside of it, and begin in threads of their own. A limiter belongs to an event loop.
-_SHORT_CHARACTERS = 10_000
-_one_at_a_time: RunVar[CapacityLimiter] = RunVar("one_at_a_time")
+# To begin a request takes a quarter of a millisecond of Python, so more threads would only wait for each other; and each holds a
+# connection to the database, of which five stay open. A limiter belongs to an event loop.
+_BEGINNERS = 4
+_limiter: RunVar[CapacityLimiter] = RunVar("embeddings_limiter")
 
 
 @router.post("", summary="Create embeddings", response_model=EmbeddingsAnswer)
 async def create(body: EmbeddingsRequest, resources: ResourcesDep, project_id: ProjectId) -> Response:
     """Vectors of texts. OpenAI's clients work unchanged: set their base URL to `/v1` and `model` to a model's name."""
-    limiter = _limiter_of_short_ones() if _is_short(body.input) else None
-    version, begun = await to_thread.run_sync(_choose_and_begin, body, resources, project_id, limiter=limiter)
+    version, begun = await to_thread.run_sync(_choose_and_begin, body, resources, project_id, limiter=_shared_limiter())
     if begun is None:  # to load files takes up to seconds, and must not hold up the others
         begun = await to_thread.run_sync(_begin, body, resources, version)
     if begun.rest is not None:
@@ -60,15 +59,10 @@ def _begin(body: EmbeddingsRequest, resources: Resources, version: VersionFacts)
     return begin(resources.models, version, check_texts(body.input), role=body.input_type, strength=body.strength)
 
 
-def _is_short(given: Any) -> bool:
-    texts = given if isinstance(given, list) else [given]
-    return sum(len(text) for text in texts if isinstance(text, str)) <= _SHORT_CHARACTERS
-
-
-def _limiter_of_short_ones() -> CapacityLimiter:
+def _shared_limiter() -> CapacityLimiter:
     try:
-        return _one_at_a_time.get()
+        return _limiter.get()
     except LookupError:
-        limiter = CapacityLimiter(1)
-        _one_at_a_time.set(limiter)
+        limiter = CapacityLimiter(_BEGINNERS)
+        _limiter.set(limiter)
         return limiter

@@ -215,6 +215,7 @@ class ServerEngine:
         with_payload: bool = False,
         with_vectors: bool | list[str] = False,
     ) -> list[models.ScoredPoint]:
+        """The nearest points, best first. Raises as `search` does."""
         check_query(query, name=name, limit=limit)
         condition = None if where is None else parse_filter(where)
         with server_errors(collection):

@@ -17,7 +17,7 @@ from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from service.errors import InvalidRequest, NotFound, ServiceError, Unavailable
 
-CLIENT_ERRORS = (ApiException, QdrantException, httpx.HTTPError)
+CLIENT_ERRORS = (ApiException, QdrantException, httpx.HTTPError, json.JSONDecodeError)
 ANOTHER_TIME = frozenset({401, 403, 408, 429})  # A wrong key is the operator's mistake, not that of who asks.
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -236,23 +237,63 @@ def test_the_callback_may_stop_the_encoding(encoder: Encoder) -> None:
     assert len(encoder.encode(["still there"], role="query")) == 1
 
 
-def test_passes_side_by_side_give_every_text_its_own_vector(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [f"{'word ' * (number % 60)} number {number}" for number in range(200)]  # some seven passes
-    expected = np.concatenate([encoder.encode(texts[start : start + 10], role="document") for start in range(0, 200, 10)])
+@pytest.fixture
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> Encoder:
+    """An encoder whose passes run side by side, three at once."""
+    encoder = Encoder("all-MiniLM-L6-v2", device="cpu")
+    if encoder._packed is None:
+        pytest.skip("this processor does not multiply bf16 natively")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    return encoder
+
+
+MANY = [f"{'word ' * (number % 60)} number {number}" for number in range(300)]  # some ten passes
+
+
+def test_passes_side_by_side_give_every_text_its_own_vector(
+    encoder: Encoder, three_threads: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran_in: list[str] = []
 
     def one_pass(*args: Any, **kwargs: Any) -> NDArray[np.float32]:
         ran_in.append(threading.current_thread().name)
-        return Encoder._pass(encoder, *args, **kwargs)
+        return Encoder._pass(three_threads, *args, **kwargs)
 
-    monkeypatch.setattr(encoder, "_pass", one_pass)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    found = encoder.encode(texts, role="document")
+    monkeypatch.setattr(three_threads, "_pass", one_pass)
+    found = three_threads.encode(MANY, role="document")
 
     assert len(ran_in) >= 5
     assert 1 < len(set(ran_in)) <= 3
     assert threading.current_thread().name not in ran_in
-    assert np.abs(found - expected).max() < 1e-5
+    assert (found * encoder.encode(MANY, role="document")).sum(axis=1).min() > 0.999
+
+
+def test_a_stop_drops_the_passes_that_wait_and_leaves_no_thread(three_threads: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+
+    def one_pass(rows: Sequence[Any], *args: Any, **kwargs: Any) -> NDArray[np.float32]:
+        passes.append(len(rows))
+        time.sleep(0.05)
+        return np.zeros((len(rows), three_threads.dim), dtype=np.float32)
+
+    def on_batch(positions: Sequence[int], made: NDArray[np.float32]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(three_threads, "_pass", one_pass)
+    with pytest.raises(KeyboardInterrupt):
+        three_threads.encode(MANY, role="document", on_batch=on_batch)
+
+    assert sum(passes) < len(MANY)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
+
+
+def test_an_error_in_a_pass_beside_others_reaches_the_caller(three_threads: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_pass(*args: Any, **kwargs: Any) -> NDArray[np.float32]:
+        raise MemoryError
+
+    monkeypatch.setattr(three_threads, "_pass", one_pass)
+    with pytest.raises(MemoryError):
+        three_threads.encode(MANY, role="document")
 
 
 def test_threads_encode_and_count_at_once_and_get_their_own_answers(encoder: Encoder, vectors: NDArray[np.float32]) -> None:

@@ -1,5 +1,6 @@
 """BERT in its packed form gives what transformers' own gives, and is left alone where it would not."""
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -66,21 +67,36 @@ def test_fp32_other_activations_and_adapters_are_left_to_transformers(encoder: E
     assert packed(half[0]) is None
 
 
+@native
 def test_a_torch_that_declares_the_operators_otherwise_is_left_alone(
     half: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert packed(half[0]) is not None
     monkeypatch.setattr(encoder_bert, "_SCHEMAS", {"mkldnn::_linear_pointwise(Tensor X) -> Tensor Y"})
 
     assert packed(half[0]) is None
 
 
+@native
 def test_a_torch_without_the_script_compiler_is_left_alone(half: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packed(half[0]) is not None
     encoder_bert._compiled.cache_clear()
     monkeypatch.delattr(torch.jit, "script")
     try:
         assert packed(half[0]) is None
     finally:
         encoder_bert._compiled.cache_clear()
+
+
+@native
+def test_rows_without_tokens_leave_the_others_as_they_are(encoder: Encoder) -> None:
+    form = Encoder("all-MiniLM-L6-v2", device="cpu")
+    rows = [form.tokenize(["a text"], role="document")[0], []]
+
+    found = form.encode_tokens(rows, role="document")
+
+    assert found[0] @ encoder.encode(["a text"], role="document")[0] > 0.999
+    assert np.array_equal(found[1], np.zeros(form.dim))
 
 
 def test_passes_of_many_sizes_share_few_shapes_and_little_of_them_is_empty() -> None:

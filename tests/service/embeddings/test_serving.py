@@ -2,9 +2,7 @@
 
 import asyncio
 import base64
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import numpy as np
 import openai
 import pytest
 
-from service.embeddings import endpoints
-from service.embeddings.operations import check_texts
 from tests.conftest import Client, Start
 from zerogate import Encoder
 
@@ -80,26 +76,6 @@ def test_two_hundred_requests_at_once_share_passes_and_each_gets_its_own_vector(
     assert metric(client, "zerogate_encoder_texts_total") - before["texts"] == 200
     assert metric(client, "zerogate_encoder_passes_total") - before["passes"] <= 50
     assert metric(client, "zerogate_encoder_waiting_tokens") == 0
-
-
-def test_a_long_request_that_is_being_read_holds_up_no_short_one(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    may_go_on = threading.Event()
-
-    def read_slowly(given: Any, **kwargs: Any) -> list[str]:
-        if len(given) > 20_000:
-            may_go_on.wait(30)
-        return check_texts(given, **kwargs)
-
-    monkeypatch.setattr(endpoints, "check_texts", read_slowly)
-    with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(client.post, "/v1/embeddings", {"model": ENCODER, "input": "word " * 5000})
-        try:
-            for number in range(3):
-                client.post("/v1/embeddings", {"model": ENCODER, "input": f"short one {number}"})
-            assert not long.done()
-        finally:
-            may_go_on.set()
-        assert len(long.result()["data"]) == 1
 
 
 @pytest.fixture(scope="module")
