@@ -35,6 +35,7 @@ assert torch.get_num_threads() == 2
 def test_a_pass_gets_as_many_threads_as_its_work_is_worth_up_to_those_there_are(
     work: float, at_most: int | None, expected: int
 ) -> None:
+    torch.get_num_threads()  # a thread's first word to torch sets its number
     with ThreadpoolController().limit(limits=4, user_api="openmp"):
         with threads_for(int(work * A_THREAD), at_most=at_most):
             assert torch.get_num_threads() == expected
