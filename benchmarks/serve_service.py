@@ -1,5 +1,6 @@
 """The two services of `benchmarks.serve`, each in a process of its own: ours, and one that encodes every text by itself."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -18,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from sqlalchemy import select
 from starlette.responses import Response
 
-from cli.encoders import register_encoders
+from cli.encoders import register_encoders, settle, start_loading
 from cli.migrate import migrate
 from cli.serve import run_server
 from service.artifacts import open_artifacts
@@ -110,9 +111,9 @@ def _wait_for(port: int, process: Any) -> None:
 def serve_ours(settings: Settings, known: tuple[str, ...] = ()) -> None:
     """Be the service. known: texts whose vectors shall be in its cache."""
     resources = _opened(settings)
-    encoder = resources.models.encoder(register_encoders(resources)[0])
-    encoder.encode(known, role="query")
-    encoder.encoder.count_tokens([])  # loads it
+    facts = register_encoders(resources)[0]
+    resources.models.encoder(facts).encode(known, role="query")
+    settle(start_loading(resources, facts))
     stopping = threading.Event()
     run_server(create_app(resources, stopping=stopping), settings.host, settings.port, stopping)
 
@@ -128,6 +129,8 @@ def serve_peer(settings: Settings) -> None:
         torch.set_num_threads(settings.cpu_threads)
     encoder = SentenceTransformer(str(describe(settings.encoders[0]).path), device="cpu", local_files_only=True)
     lock = threading.Lock()
+    gc.collect()
+    gc.freeze()  # as ours
 
     def encode(texts: list[str]) -> tuple[NDArray[np.float32], int]:
         with lock:
