@@ -18,7 +18,7 @@ from zerogate.head_shapes import Merge
 # Multiplications that OpenBLAS does not yet share among threads, in parts of so many rows. A search scores some hundred rows.
 _ONE_THREAD = 4 * 65_536
 _ONE_THREAD_VECTOR = 460_800  # the same where one of the factors is a vector
-_ROWS = 64
+_ROWS = 16
 _REQUEST_ROWS = 512
 _TINY = np.finfo(np.float32).tiny
 
@@ -142,9 +142,10 @@ def _product(base: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[
     found = np.empty((len(base), len(matrix)), dtype=np.float32)
     for start in range(0, len(base), _ROWS):
         rows = base[start : start + _ROWS]
+        part = found[start : start + _ROWS]
         width = max(1, _ONE_THREAD // rows.size)
         for column in range(0, len(matrix), width):
-            found[start : start + _ROWS, column : column + width] = rows @ matrix[column : column + width].T
+            np.matmul(rows, matrix[column : column + width].T, out=part[:, column : column + width])
     return found
 
 
