@@ -3,7 +3,7 @@
 Rows lie behind each other without padding (for attention in slots, encoder_slots.py), query, key and value are one product,
 weights are packed once in the order in which the processor's matrix units read them, and GELU and the residual sums happen inside
 of the products. All layers are one call of torch: beside a thread that runs Python, each of 80 calls would wait for the
-interpreter's lock (94 ms a pass instead of 29).
+interpreter's lock (94 ms for a pass of one text instead of 17).
 """
 
 import warnings
